@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
 
-use super::boot::{self, BootError, Kernel};
+use super::boot::{BootError, Kernel, Loader, Surroundings};
 use super::memory::Ram;
 use super::pace::Pace;
 use super::prepared::{PrepareError, Prepared, Vm};
@@ -93,6 +93,7 @@ struct Threads {
 #[derive(Debug)]
 pub struct Machine {
     config: MachineConfig,
+    loader: Loader,
     gate: Arc<LeaseGate>,
     sink: Sink,
     board: Arc<Mutex<Board>>,
@@ -126,8 +127,10 @@ impl Machine {
             prepared.into_parts().0.close_aside();
             return Machine::build(config, gate, sink);
         }
+        let loader = Loader::open(&config.kernel)?;
         let (vm, ram) = prepared.into_parts();
         let mut machine = Machine {
+            loader,
             pace: Arc::new(Pace::new(gate.clone(), sink.clone())?),
             ticker: Arc::new(Ticker::new()?),
             board: Arc::new(Mutex::new(Board::new())),
@@ -141,7 +144,7 @@ impl Machine {
             sink,
         };
         let workers = machine.plug_disks()?;
-        machine.begin(vm, workers)?;
+        machine.begin(vm, workers, true)?;
         Ok(machine)
     }
 
@@ -161,7 +164,7 @@ impl Machine {
         self.reset_board();
         let ram = self.ram.as_ref().expect("a machine has its RAM until it is stopped");
         let vm = Vm::new(self.config.vcpus, ram)?;
-        self.begin(vm, workers)?;
+        self.begin(vm, workers, false)?;
         self.start();
         Ok(())
     }
@@ -202,10 +205,16 @@ impl Machine {
     }
 
     /// Loads the guest and starts the threads; they stand still until `start`.
-    fn begin(&mut self, vm: Vm, workers: Vec<Worker>) -> Result<(), MachineError> {
+    fn begin(&mut self, vm: Vm, workers: Vec<Worker>, ram_is_zero: bool) -> Result<(), MachineError> {
         let ram = self.ram.clone().expect("a machine has its RAM until it is stopped");
-        let entry = boot::load(&self.config.kernel, &self.config.cmdline, ram.guest())?;
-        boot::set_registers(&vm.vcpus[0], entry)?;
+        let around = Surroundings {
+            cmdline: &self.config.cmdline,
+            vcpus: self.config.vcpus,
+            pci_slots: self.board.lock().unwrap_or_else(PoisonError::into_inner).slots(),
+            ram_is_zero,
+        };
+        let start = self.loader.load(around, ram.guest())?;
+        start.set_registers(&vm.vcpus[0]).map_err(BootError::Registers)?;
         let links = self.disks.iter().map(|disk| (disk.slot, disk.link.clone())).collect();
         let wiring = Arc::new(Wiring::new(
             self.board.clone(),
