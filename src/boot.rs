@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::json;
 
-pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog};
+pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout};
 use events::Events;
 
 use crate::firmware;
@@ -29,6 +29,7 @@ use crate::vmm::machine::{DiskConfig, Machine, MachineConfig, MachineError};
 use crate::vmm::memory::MemoryError;
 use crate::vmm::prepared::PrepareError;
 use crate::vmm::report::{Report, Sink};
+use crate::vmm::witness;
 
 /// How many reports may wait; a guest that makes more at a time loses some.
 const WAITING_REPORTS: usize = 1024;
@@ -223,8 +224,11 @@ impl Watch<'_> {
                 self.on_com2(at, &bytes);
                 None
             }
-            Report::WatchdogPretimeout { evidence, .. } => {
-                events.guest("watchdog_pretimeout", at, json!({ "pets": evidence.pets }));
+            Report::WatchdogPretimeout { due_at, evidence, vcpus, .. } => {
+                events.guest("watchdog_pretimeout", at, witness::as_json(due_at, &evidence, &vcpus));
+                if self.args.pretimeout == Pretimeout::Nmi {
+                    self.machine.inject_nmi();
+                }
                 None
             }
             Report::WatchdogExpired { evidence, .. } => {

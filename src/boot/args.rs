@@ -39,6 +39,9 @@ pub struct BootArgs {
     /// What to do when the watchdog expires.
     #[arg(long, value_enum, default_value_t = OnWatchdog::Exit)]
     pub watchdog: OnWatchdog,
+    /// What the end of the watchdog's first stage does beside being recorded.
+    #[arg(long, value_enum, default_value_t = Pretimeout::Record)]
+    pub pretimeout: Pretimeout,
     /// What to do when the guest asks for a reset.
     #[arg(long, value_enum, default_value_t = OnReset::Restart)]
     pub on_reset: OnReset,
@@ -74,6 +77,15 @@ pub enum OnWatchdog {
     Nmi,
     /// Say so, and go on.
     None,
+}
+
+/// What the end of the watchdog's first stage does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pretimeout {
+    /// What the processors were doing is recorded.
+    Record,
+    /// The guest gets an NMI too.
+    Nmi,
 }
 
 /// What to do when the guest asks for a reset.

@@ -18,6 +18,7 @@ use super::signal::{Kick, KicksBlocked};
 use super::ticker::{self, Ticker};
 use super::vcpu::Vcpu;
 use super::wiring::{Com2Full, Wiring};
+use super::witness::Witness;
 use crate::clock;
 use crate::devices::board::Board;
 use crate::devices::pci::BusFull;
@@ -176,7 +177,7 @@ impl Machine {
         self.release()
     }
 
-    /// Injects an NMI into the boot processor.
+    /// Injects an NMI, as from outside a PC: into the boot processor, and into others that listen (their LINT1).
     pub fn inject_nmi(&self) {
         self.pace.ask_for_nmi();
     }
@@ -222,6 +223,7 @@ impl Machine {
             vm.fd.clone(),
             self.pace.clone(),
             self.ticker.clone(),
+            Witness::new(vm.vcpus.len(), ram.clone()),
             self.sink.clone(),
         ));
         self.pace.begin(vm.vcpus.len(), vm.fd.clone());

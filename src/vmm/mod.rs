@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   vcpu-N   KVM_RUN ─ exit ─▶ Wiring: board under its lock ─▶ signals ─▶ Report into the sink
-//!   ticker   sleeps until the board's next deadline, ticks it  ─▶ ┘
+//!   ticker   sleeps until the board's next deadline, ticks it  ─▶ ┘  what the watchdog found: Witness ─▶ Report
 //!   block-N  a virtio queue and its disk; asks the gate before each submission
 //!
 //!   Prepared ──assemble──▶ paused ──start──▶ running ⇄ paused        stop, from anywhere:
@@ -28,3 +28,4 @@ pub mod signal;
 pub mod ticker;
 pub mod vcpu;
 pub mod wiring;
+pub mod witness;

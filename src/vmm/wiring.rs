@@ -9,6 +9,7 @@ use kvm_ioctls::VmFd;
 use super::pace::Pace;
 use super::report::{Report, Sink};
 use super::ticker::Ticker;
+use super::witness::Witness;
 use crate::devices::GuestTime;
 use crate::devices::board::Board;
 use crate::devices::signal::{Com, Outcome, Signal};
@@ -31,6 +32,7 @@ pub struct Wiring {
     vm: Arc<VmFd>,
     pace: Arc<Pace>,
     ticker: Arc<Ticker>,
+    witness: Witness,
     sink: Sink,
     to_com2: Mutex<VecDeque<u8>>,
     ran: AtomicBool,
@@ -45,6 +47,7 @@ impl Wiring {
         vm: Arc<VmFd>,
         pace: Arc<Pace>,
         ticker: Arc<Ticker>,
+        witness: Witness,
         sink: Sink,
     ) -> Wiring {
         Wiring {
@@ -53,6 +56,7 @@ impl Wiring {
             vm,
             pace,
             ticker,
+            witness,
             sink,
             to_com2: Mutex::default(),
             ran: AtomicBool::new(false),
@@ -68,6 +72,11 @@ impl Wiring {
     /// The timer of the board's deadlines.
     pub fn ticker(&self) -> &Ticker {
         &self.ticker
+    }
+
+    /// Who tells what the watchdog found.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     /// Where reports go.
@@ -164,11 +173,9 @@ impl Wiring {
                         self.sink.report(Report::FirstPet);
                     }
                 }
-                Signal::WatchdogPretimeout { due_at, evidence } => {
-                    self.sink.report(Report::WatchdogPretimeout { due_at, seen_at, evidence });
-                }
-                Signal::WatchdogExpired { due_at, evidence } => {
-                    self.sink.report(Report::WatchdogExpired { due_at, seen_at, evidence });
+                verdict @ (Signal::WatchdogPretimeout { .. } | Signal::WatchdogExpired { .. }) => {
+                    self.witness.note(verdict, seen_at);
+                    self.pace.ring();
                 }
                 Signal::Panicked { events } => self.sink.report(Report::Panicked { events }),
                 Signal::Reset(kind) => self.end(Report::Reset { kind }),
