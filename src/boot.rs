@@ -23,7 +23,7 @@ use events::Events;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
-use crate::vmm::boot::{BootError, Entry as KernelEntry, Kernel};
+use crate::vmm::boot::{Entry as KernelEntry, Kernel};
 use crate::vmm::kvm::KvmUnusable;
 use crate::vmm::machine::{DiskConfig, Machine, MachineConfig, MachineError};
 use crate::vmm::memory::MemoryError;
@@ -61,8 +61,7 @@ impl BootCommandError {
             BootCommandError::UnknownGuest { .. }
             | BootCommandError::BuiltinInitrd
             | BootCommandError::NotBuilt { .. } => 2,
-            BootCommandError::Machine(MachineError::Boot(BootError::Registers(_))) => 1,
-            BootCommandError::Machine(MachineError::Boot(_)) => 2,
+            BootCommandError::Machine(MachineError::Boot(error)) => error.exit_code(),
             BootCommandError::Machine(MachineError::Prepare(error)) => match error {
                 PrepareError::Kvm(KvmUnusable::Broken(_)) => 1,
                 PrepareError::Kvm(_) => 3,
