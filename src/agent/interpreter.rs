@@ -96,7 +96,7 @@ impl Interpreter {
             Report::WatchdogPretimeout { .. } if self.customs.pretimeout == Pretimeout::Nmi => vec![Meaning::Nmi],
             Report::FirstPet
             | Report::WatchdogPretimeout { .. }
-            | Report::DiskFailed { .. }
+            | Report::DeviceFailed { .. }
             | Report::DeviceBroken { .. } => Vec::new(),
         }
     }
