@@ -23,7 +23,7 @@ use events::Events;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
-use crate::vmm::boot::{BootError, Entry as KernelEntry, Kernel};
+use crate::vmm::boot::{Entry as KernelEntry, Kernel};
 use crate::vmm::kvm::KvmUnusable;
 use crate::vmm::machine::{DiskConfig, Machine, MachineConfig, MachineError};
 use crate::vmm::memory::MemoryError;
@@ -61,8 +61,7 @@ impl BootCommandError {
             BootCommandError::UnknownGuest { .. }
             | BootCommandError::BuiltinInitrd
             | BootCommandError::NotBuilt { .. } => 2,
-            BootCommandError::Machine(MachineError::Boot(BootError::Registers(_))) => 1,
-            BootCommandError::Machine(MachineError::Boot(_)) => 2,
+            BootCommandError::Machine(MachineError::Boot(error)) => error.exit_code(),
             BootCommandError::Machine(MachineError::Prepare(error)) => match error {
                 PrepareError::Kvm(KvmUnusable::Broken(_)) => 1,
                 PrepareError::Kvm(_) => 3,
@@ -259,14 +258,14 @@ impl Watch<'_> {
                 events.fault("vmm", at, json!({ "thread": thread, "what": message }));
                 end(1, format!("thread {thread} of the machine died: {message}"))
             }
-            Report::DiskFailed { disk, error } => {
-                events.guest("disk_failed", at, json!({ "disk": disk, "error": error }));
-                eprintln!("duplexvm boot: disk {disk} failed a request: {error}");
+            Report::DeviceFailed { device, error } => {
+                events.guest("device_failed", at, json!({ "device": device, "error": error }));
+                eprintln!("duplexvm boot: {device} failed a request: {error}");
                 None
             }
-            Report::DeviceBroken { disk, why } => {
-                events.guest("device_broken", at, json!({ "disk": disk, "why": why }));
-                eprintln!("duplexvm boot: the guest's driver broke disk {disk}: {why}");
+            Report::DeviceBroken { device, why } => {
+                events.guest("device_broken", at, json!({ "device": device, "why": why }));
+                eprintln!("duplexvm boot: the guest's driver broke {device}: {why}");
                 None
             }
             // A gate that is always open neither holds nor releases; consoles went another way.

@@ -19,6 +19,8 @@ pub mod layout;
 mod linux;
 mod pvh;
 mod registers;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::ops::Range;
@@ -161,6 +163,16 @@ pub enum BootError {
     /// KVM does not take the registers.
     #[error("KVM does not take the guest's first registers")]
     Registers(#[from] kvm_ioctls::Error),
+}
+
+impl BootError {
+    /// The exit code that goes with it: 2 when something else has to be given, 1 when this host fails.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            BootError::Unreadable { .. } | BootError::StartInfo(_) | BootError::Registers(_) => 1,
+            _ => 2,
+        }
+    }
 }
 
 /// What else a guest is told.

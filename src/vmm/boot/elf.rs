@@ -129,7 +129,8 @@ fn segment(file: &BootFile, file_bytes: u64, program: &[u8]) -> Result<Option<Se
         return Err(file.damaged(format!("it has {file_bytes} bytes, and a segment of it would end at {file_end}")));
     }
     if start < KERNEL_FROM {
-        return Err(file.damaged(format!("it loads to {start:#x}, below 1 MiB, where its start information has to lie")));
+        let what = format!("an ELF file that loads to {start:#x}, below 1 MiB, and no kernel does");
+        return Err(BootError::WrongKind { path: file.path.clone(), what });
     }
     Ok(Some(Segment { file: offset..file_end, ram: start..end, virtual_start }))
 }
