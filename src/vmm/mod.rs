@@ -25,6 +25,7 @@ pub mod prepared;
 pub mod processor;
 pub mod report;
 pub mod signal;
+pub mod sockets;
 pub mod ticker;
 pub mod vcpu;
 pub mod wiring;

@@ -1,5 +1,6 @@
 //! What hosts are made of: the shelf that `tools/lab/shelve` fills and keeps, and the archive of one run on top of it.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -94,9 +95,13 @@ fn load(root: &Path, binary: &Path, script: Option<&Path>) -> io::Result<()> {
     };
     put(room().join("host/init"), root.join("init"))?;
     put(room().join("host/host.sh"), lab.join("host.sh"))?;
+    put(room().join("host/qemu"), bin.join("qemu"))?;
     put(room().join("guest/init"), lab.join("guest-init"))?;
     if let Some(script) = script {
         put(script.to_owned(), lab.join("test.sh"))?;
+        for (from, name) in companions(script)? {
+            put(from, lab.join(name))?;
+        }
     }
     for library in libraries(binary)? {
         let to = root.join(library.strip_prefix("/").unwrap_or(&library));
@@ -107,6 +112,15 @@ fn load(root: &Path, binary: &Path, script: Option<&Path>) -> io::Result<()> {
     // Symbols are the larger part of it, and memory of the host. What cannot be stripped goes as it is.
     let _ = Command::new("strip").arg(bin.join("duplexvm")).stderr(Stdio::null()).status();
     Ok(())
+}
+
+/// The files beside a script that have its name: what it reads, or has its guests read.
+fn companions(script: &Path) -> io::Result<Vec<(PathBuf, OsString)>> {
+    let room = script.parent().filter(|room| *room != Path::new("")).unwrap_or(Path::new("."));
+    let entries = fs::read_dir(room)?.collect::<io::Result<Vec<_>>>()?;
+    let belongs = |path: &Path| path.file_stem() == script.file_stem() && path.extension() != script.extension();
+    let beside = entries.into_iter().map(|entry| (entry.path(), entry.file_name()));
+    Ok(beside.filter(|(path, _)| path.is_file() && belongs(path)).collect())
 }
 
 /// What `binary` is linked with, the loader too; nothing when it is linked statically.

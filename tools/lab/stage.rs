@@ -130,7 +130,9 @@ impl<'a> Stage<'a> {
             if let Some(why) = self.give_up()? {
                 break Some(why);
             }
-            if self.seats.iter().all(|seat| seat.end.is_some() || !seat.host.has_power()) {
+            let is_done = |seat: &Seat| seat.end.is_some() || !seat.host.has_power();
+            let is_lost = |seat: &Seat| seat.end.is_some_and(|code| code != 0);
+            if self.seats.iter().all(is_done) || self.seats.iter().any(is_lost) {
                 break None;
             }
         };
