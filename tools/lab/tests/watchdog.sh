@@ -37,11 +37,10 @@ END
 guest twice 200 $kernel --initrd twice.cpio --watchdog reset --cmdline "$cmdline"
 expect "A guest that its watchdog reset starts anew and powers off" 0 "starts again"
 
-prints() { grep -q -e "$1" "$log"; }
-check "The driver says its heartbeat" prints 'initialized. heartbeat=30 sec'
-check "wdctl knows the device" prints 'Identity:.*i6300ESB timer'
-check "wdctl knows the time-out" prints 'Timeout: *30 seconds'
-check "wdctl knows what the driver can do" prints 'KEEPALIVEPING.*Keep alive ping reply'
+check "The driver says its heartbeat" printed 'initialized. heartbeat=30 sec'
+check "wdctl knows the device" printed 'Identity:.*i6300ESB timer'
+check "wdctl knows the time-out" printed 'Timeout: *30 seconds'
+check "wdctl knows what the driver can do" printed 'KEEPALIVEPING.*Keep alive ping reply'
 
 # Times of the guest's own clock, in ms.
 time_of() { sed -n "s/\r//; s/.*GUEST $1 \([0-9]*\)\.\([0-9]*\)$/\1\20/p" "$log" | tail -n 1; }
@@ -53,12 +52,12 @@ else
 fi
 note "fired after $ran ms of the guest's time"
 
-check "The next start knows that the watchdog reset it" prints 'GUEST bootstatus 32'
-check "wdctl shows it, too" prints 'CARDRESET.* 1 *'
-check "After a reload of the driver no more" prints 'GUEST reloaded: bootstatus 0'
-check "Open, the watchdog runs" prints 'GUEST state active'
-check "Closed after a V, it does not" prints 'GUEST state inactive'
-check "and never fires" prints 'GUEST survived'
+check "The next start knows that the watchdog reset it" printed 'GUEST bootstatus 32'
+check "wdctl shows it, too" printed 'CARDRESET.* 1 *'
+check "After a reload of the driver no more" printed 'GUEST reloaded: bootstatus 0'
+check "Open, the watchdog runs" printed 'GUEST state active'
+check "Closed after a V, it does not" printed 'GUEST state inactive'
+check "and never fires" printed 'GUEST survived'
 
 # ---- nowayout ----
 
