@@ -5,6 +5,7 @@
 mod guest {
     pub mod image;
     pub mod run;
+    pub mod witness;
 }
 
 use std::sync::Arc;

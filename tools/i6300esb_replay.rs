@@ -147,7 +147,7 @@ impl Bench {
 
     fn on_verdict(&mut self, verdict: Verdict) {
         match verdict {
-            Verdict::Pretimeout { .. } if self.is_silent() => {}
+            Verdict::Pretimeout { evidence, .. } if self.is_silent() || !evidence.interrupts() => {}
             Verdict::Pretimeout { due_at, evidence } => {
                 let smi = evidence.config & INTERRUPT_TYPE == SMI;
                 self.happened(due_at, if smi { "stage1_smi" } else { "stage1_irq" });

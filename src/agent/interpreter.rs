@@ -8,6 +8,7 @@ use crate::duplex::event::GuestReport;
 use crate::duplex::fault::{Class, Kind};
 use crate::health::{FromGuest, Line, Lines};
 use crate::vmm::report::Report;
+use crate::vmm::witness;
 
 /// How the config wants a guest's doings to be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,11 +94,13 @@ impl Interpreter {
             Report::PowerOff => self.on_fault(Class::Os, Kind::Poweroff, ""),
             Report::Held => vec![Meaning::Told(GuestReport::GateShut)],
             Report::Released => vec![Meaning::Told(GuestReport::GateOpened)],
-            Report::WatchdogPretimeout { .. } if self.customs.pretimeout == Pretimeout::Nmi => vec![Meaning::Nmi],
-            Report::FirstPet
-            | Report::WatchdogPretimeout { .. }
-            | Report::DeviceFailed { .. }
-            | Report::DeviceBroken { .. } => Vec::new(),
+            Report::WatchdogPretimeout { due_at, evidence, vcpus, .. } => {
+                let evidence = witness::as_json(due_at, &evidence, &vcpus).to_string();
+                let told = Meaning::Told(GuestReport::Pretimeout { evidence });
+                let nmi = (self.customs.pretimeout == Pretimeout::Nmi).then_some(Meaning::Nmi);
+                std::iter::once(told).chain(nmi).collect()
+            }
+            Report::FirstPet | Report::DeviceFailed { .. } | Report::DeviceBroken { .. } => Vec::new(),
         }
     }
 

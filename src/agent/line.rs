@@ -163,6 +163,15 @@ fn spell(what: &What, roster: &Roster) -> (&'static str, Value) {
         }
         What::GuestReady { member, boot } => ("guest_ready", json!({ "member": member, "boot": boot })),
         What::Role { role, member } => ("role", json!({ "role": role, "member": member })),
+        What::WatchdogPretimeout { member, boot, evidence } => {
+            let mut fields = json!({ "member": member, "boot": boot });
+            if let (Some(fields), Ok(Value::Object(evidence))) =
+                (fields.as_object_mut(), serde_json::from_str(evidence))
+            {
+                fields.extend(evidence);
+            }
+            ("watchdog_pretimeout", fields)
+        }
         What::GuestFault { member, boot, class, kind, text } => (
             "guest_fault",
             if text.is_empty() {
@@ -267,6 +276,18 @@ mod tests {
             )
         );
         assert_eq!(Line::from_json(&json).expect("what was written reads back").to_json(), json);
+    }
+
+    #[test]
+    fn what_a_machine_recorded_stands_in_the_event_itself() {
+        let evidence = r#"{"interrupt":false,"vcpus":[{"rip":"0xffffffff81000000"}]}"#.to_owned();
+        let line = line(What::WatchdogPretimeout { member: MemberId::M1, boot: Boot(2), evidence });
+        assert_eq!(
+            (line.event.as_str(), line.number("member"), line.number("boot")),
+            ("watchdog_pretimeout", Some(1), Some(2))
+        );
+        assert_eq!(line.fields["vcpus"][0]["rip"], json!("0xffffffff81000000"));
+        assert_eq!(line.fields["interrupt"], json!(false));
     }
 
     #[test]

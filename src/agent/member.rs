@@ -259,7 +259,7 @@ fn say(machine: &Machine, line: &str) {
 fn floods(inbox: &Sender<Input>, report: &GuestReport) -> bool {
     let by_guest = match report {
         GuestReport::Faulted { kind, .. } => *kind == Kind::Guest,
-        GuestReport::RungDone(_) | GuestReport::RungFailed(_) => true,
+        GuestReport::RungDone(_) | GuestReport::RungFailed(_) | GuestReport::Pretimeout { .. } => true,
         _ => false,
     };
     by_guest && inbox.len() > super::inbox::WAITING / 2
@@ -278,8 +278,8 @@ fn tell(inbox: &Sender<Input>, boot: Boot, report: GuestReport) {
 /// Logs what people want to know of a report beyond the event that follows.
 fn note(boot: Boot, report: &Report) {
     match report {
-        Report::WatchdogPretimeout { evidence, .. } => {
-            log::warn!("Boot {boot}: the watchdog's first stage ran out: {evidence:?}");
+        Report::WatchdogPretimeout { evidence, vcpus, .. } => {
+            log::warn!("Boot {boot}: the watchdog's first stage ran out: {evidence:?}; {vcpus:x?}");
         }
         Report::WatchdogExpired { due_at, seen_at, evidence } => {
             log::warn!("Boot {boot}: the watchdog expired, due {due_at:?}, seen {seen_at:?}: {evidence:?}");

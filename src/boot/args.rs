@@ -11,10 +11,11 @@ use clap::{Args, ValueEnum};
 /// usage, 3 when KVM is missing.
 #[derive(Debug, Clone, Args)]
 pub struct BootArgs {
-    /// What to start: builtin:NAME for a tiny guest (count, pet, hang, triple-fault, panic, mute, reset, off, wild).
+    /// What to start: an x86-64 vmlinux (ELF), a bzImage, or builtin:NAME for a tiny guest (count, pet, hang,
+    /// triple-fault, panic, mute, reset, off, wild).
     #[arg(long, value_name = "K")]
     pub kernel: String,
-    /// Initial RAM disk of a Linux kernel (not built yet).
+    /// Initial RAM disk of a kernel file.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Processors.
@@ -38,6 +39,9 @@ pub struct BootArgs {
     /// What to do when the watchdog expires.
     #[arg(long, value_enum, default_value_t = OnWatchdog::Exit)]
     pub watchdog: OnWatchdog,
+    /// What the end of the watchdog's first stage does beside being recorded.
+    #[arg(long, value_enum, default_value_t = Pretimeout::Record)]
+    pub pretimeout: Pretimeout,
     /// What to do when the guest asks for a reset.
     #[arg(long, value_enum, default_value_t = OnReset::Restart)]
     pub on_reset: OnReset,
@@ -52,11 +56,11 @@ pub struct BootArgs {
 /// How a kernel file is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Entry {
-    /// As it wants to be.
+    /// By PVH if it has the entry for it, else by Linux's protocol.
     Auto,
-    /// By its PVH entry.
+    /// By its PVH entry: ELF only.
     Pvh,
-    /// By Linux's own boot protocol.
+    /// By Linux's 64-bit boot protocol.
     Linux,
 }
 
@@ -73,6 +77,15 @@ pub enum OnWatchdog {
     Nmi,
     /// Say so, and go on.
     None,
+}
+
+/// What the end of the watchdog's first stage does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pretimeout {
+    /// What the processors were doing is recorded.
+    Record,
+    /// The guest gets an NMI too.
+    Nmi,
 }
 
 /// What to do when the guest asks for a reset.

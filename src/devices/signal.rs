@@ -27,7 +27,7 @@ pub enum Signal {
     WakeLater,
     /// The guest petted the running watchdog: its countdown starts again.
     WatchdogPetted,
-    /// Stage 1 of the watchdog ran out with an interrupt due (type IRQ or SMI).
+    /// Stage 1 of the watchdog ran out: evidence, and with type IRQ or SMI an interrupt.
     WatchdogPretimeout {
         /// When it ran out.
         due_at: GuestTime,

@@ -114,6 +114,11 @@ pub enum GuestReport {
         /// The process that failed, or the text of the guest's report; empty where there is none.
         name: String,
     },
+    /// The watchdog's first stage ran out: it is logged, nothing is decided on it.
+    Pretimeout {
+        /// What the machine recorded, as JSON.
+        evidence: String,
+    },
     /// An in-guest rung was carried out.
     RungDone(Phase),
     /// An in-guest rung failed.

@@ -78,6 +78,15 @@ pub enum What {
         /// The member it has.
         member: Option<MemberId>,
     },
+    /// The watchdog of a guest is half over.
+    WatchdogPretimeout {
+        /// The member.
+        member: MemberId,
+        /// The number of this start.
+        boot: Boot,
+        /// What the machine recorded, as JSON.
+        evidence: String,
+    },
     /// A member failed.
     GuestFault {
         /// The member.

@@ -249,6 +249,9 @@ impl Node {
             GuestReport::Faulted { class, kind, name } if self.guest.up().is_some() => {
                 self.on_guest_fault(start, class, kind, name);
             }
+            GuestReport::Pretimeout { evidence } => {
+                self.log(origin, What::WatchdogPretimeout { member, boot, evidence });
+            }
             GuestReport::RungDone(phase) => {
                 if self.rung.take_if(|rung| rung.phase == phase).is_some() {
                     self.healthy_again();

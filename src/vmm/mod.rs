@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   vcpu-N   KVM_RUN ─ exit ─▶ Wiring: board under its lock ─▶ signals ─▶ Report into the sink
-//!   ticker   sleeps until the board's next deadline, ticks it  ─▶ ┘
+//!   ticker   sleeps until the board's next deadline, ticks it  ─▶ ┘  what the watchdog found: Witness ─▶ Report
 //!   block-N  a virtio queue and its disk; asks the gate before each submission
 //!
 //!   Prepared ──assemble──▶ paused ──start──▶ running ⇄ paused        stop, from anywhere:
@@ -14,15 +14,19 @@
 //! Whoever owns a [`machine::Machine`] gets a [`report::Report`] for everything that KVM or a chip did, and
 //! decides; the machine itself decides nothing but to stand still while its gate is shut.
 
+pub mod acpi;
 pub mod boot;
+pub mod cpuid;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod pace;
 pub mod prepared;
+pub mod processor;
 pub mod report;
 pub mod signal;
 pub mod sockets;
 pub mod ticker;
 pub mod vcpu;
 pub mod wiring;
+pub mod witness;

@@ -13,7 +13,7 @@
 //! the last vCPU has parked and put back before the first goes on.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub struct Pace {
     kicks: Mutex<Vec<Kick>>,
     offset_ns: AtomicU64,
     frozen_ns: AtomicU64,
-    nmi: AtomicBool,
+    nmis: AtomicU64,
     bell: EventFd,
     gate: Arc<LeaseGate>,
     grant: Grant,
@@ -112,7 +112,7 @@ impl Pace {
             kicks: Mutex::default(),
             offset_ns: AtomicU64::new(0),
             frozen_ns: AtomicU64::new(0),
-            nmi: AtomicBool::new(false),
+            nmis: AtomicU64::new(0),
             bell: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             grant: gate.grant(Right::Member),
             gate,
@@ -206,6 +206,7 @@ impl Pace {
     pub fn begin(&self, vcpus: usize, vm: Arc<VmFd>) {
         let mut state = self.lock();
         *state = State { wish: Wish::Pause, held: false, ended: false, running: vcpus, clock: None, vm: Some(vm) };
+        self.nmis.store(0, Ordering::Release);
     }
 
     /// The threads have ended: lets the virtual machine go.
@@ -280,18 +281,19 @@ impl Pace {
         let _ = self.bell.write(1);
     }
 
-    /// Asks for an NMI, injected by the first vCPU itself.
+    /// Asks for an NMI, injected by the vCPUs' own threads.
     pub fn ask_for_nmi(&self) {
-        self.nmi.store(true, Ordering::Release);
+        self.nmis.fetch_add(1, Ordering::AcqRel);
         self.kick();
     }
 
-    /// True once for each NMI asked for.
-    pub fn take_nmi(&self) -> bool {
-        self.nmi.swap(false, Ordering::AcqRel)
+    /// How many NMIs were asked for since this start.
+    pub fn nmis(&self) -> u64 {
+        self.nmis.load(Ordering::Acquire)
     }
 
-    fn kick(&self) {
+    /// Makes every vCPU leave `KVM_RUN` and look around.
+    pub fn kick(&self) {
         for kick in self.kicks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             // SAFETY: the machine sets kicks of threads that block the signal, and takes them back before it joins.
             unsafe { kick.send() };

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::witness::Seen;
 use crate::devices::GuestTime;
 use crate::devices::i6300esb::Evidence;
 use crate::devices::reset::ResetKind;
@@ -20,7 +21,7 @@ pub enum Report {
     Com2(Vec<u8>),
     /// The guest petted its watchdog for the first time since this start.
     FirstPet,
-    /// The watchdog's first stage ran out: no pet for half its time.
+    /// The watchdog's first stage ran out: no pet for half its time. Comes before the expiry, if that follows.
     WatchdogPretimeout {
         /// When it was due.
         due_at: GuestTime,
@@ -28,6 +29,8 @@ pub enum Report {
         seen_at: GuestTime,
         /// The chip's registers then.
         evidence: Evidence,
+        /// What the processors were doing, as far as they answered in time.
+        vcpus: Vec<Seen>,
     },
     /// The watchdog's second stage ran out: the guest has stopped petting.
     WatchdogExpired {

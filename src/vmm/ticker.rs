@@ -1,4 +1,4 @@
-//! The `ticker` thread: sleeps until the board's next deadline, then ticks it.
+//! The `ticker` thread: sleeps until the board's next deadline, then ticks it; tells what the watchdog found.
 //!
 //! A pet moves the deadline away, and the ticker need not wake for that: the board says when moving its timer saves
 //! a wake-up (`WakeLater`), and the vCPU that petted moves it. So a guest that pets wakes it at most once a stage
@@ -88,6 +88,7 @@ pub fn run(wiring: &Wiring) -> io::Result<()> {
         if pace.goes_on() && !pace.hold_if_passed() {
             wiring.access(|board, now| board.tick(now));
         }
+        wiring.witness().tell(pace, wiring.sink());
         wiring.arm_ticker();
         wiring.ticker().sleep(pace.bell())?;
     }

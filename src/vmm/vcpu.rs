@@ -6,7 +6,7 @@
 //!         KVM_RUN ── PIO, MMIO ──▶ board ──┐                      │
 //!            ▲  │                          │                      │
 //!            └──┼──────────────────────────┘                      │
-//!               ├── EINTR (kick, gate's alarm) ──▶ gate? NMI? ──▶ turn ── stop ──▶ thread ends
+//!               ├── EINTR (kick, gate's alarm) ──▶ gate? turn ── run ──▶ witness? NMI? ── stop ──▶ thread ends
 //!               └── shutdown, internal error ──▶ guest has ended ─┘
 //! ```
 //!
@@ -30,6 +30,10 @@ pub struct Vcpu<'a> {
     fd: &'a mut VcpuFd,
     wiring: &'a Wiring,
     alarm: Alarm,
+    /// The witness's last question that was answered.
+    answered: u64,
+    /// How many NMIs were injected.
+    nmis: u64,
 }
 
 enum Step {
@@ -41,7 +45,7 @@ impl<'a> Vcpu<'a> {
     /// The processor behind `fd`, on the thread that calls this.
     pub fn new(index: usize, fd: &'a mut VcpuFd, wiring: &'a Wiring) -> io::Result<Vcpu<'a>> {
         take_kicks_in(fd)?;
-        Ok(Vcpu { index, fd, wiring, alarm: Alarm::new()? })
+        Ok(Vcpu { index, fd, wiring, alarm: Alarm::new()?, answered: 0, nmis: 0 })
     }
 
     /// The thread's body: ends when the machine stops.
@@ -59,12 +63,33 @@ impl<'a> Vcpu<'a> {
                 }
             }
             self.alarm.arm(pace.gate_shuts_at(), clock::mono());
-            if self.index == 0 && pace.take_nmi() && self.fd.nmi().is_err() {
-                log::error!("KVM refuses the NMI");
-            }
+            self.wiring.witness().answer(&mut self.answered, self.index, self.fd);
+            self.take_nmi(pace.nmis());
             while let Step::Again = self.step() {}
             swallow_kicks();
         }
+    }
+
+    /// Injects an NMI if more were asked for than came. The line from outside is wired to every local APIC's LINT1: the
+    /// boot processor takes it always, another where its kernel wants so (Linux: `apic_extnmi=all`).
+    fn take_nmi(&mut self, asked: u64) {
+        if std::mem::replace(&mut self.nmis, asked) == asked || (self.index != 0 && !self.listens_for_nmis()) {
+            return;
+        }
+        if let Err(error) = self.fd.nmi() {
+            log::error!("KVM refuses the NMI for processor {}: {error}", self.index);
+        }
+    }
+
+    /// True when LINT1 of the local APIC is an NMI and not masked (Intel SDM volume 3, 11.5.1).
+    fn listens_for_nmis(&self) -> bool {
+        const LINT1: usize = 0x360;
+        const MASKED: u32 = 1 << 16;
+        const DELIVERY: u32 = 0b111 << 8;
+        const NMI: u32 = 0b100 << 8;
+        let Ok(apic) = self.fd.get_lapic() else { return false };
+        let bytes: [u8; 4] = std::array::from_fn(|i| apic.regs[LINT1 + i] as u8);
+        u32::from_le_bytes(bytes) & (MASKED | DELIVERY) == NMI
     }
 
     fn step(&mut self) -> Step {
@@ -87,6 +112,15 @@ impl<'a> Vcpu<'a> {
             }
             Ok(VcpuExit::InternalError) => {
                 let what = self.internal_error();
+                return self.broken(what);
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                let what = format!("the host's processor {cpu} refuses to enter the guest (reason {reason:#x})");
+                return self.broken(what);
+            }
+            // Only hypervisors that KVM does not play here end a guest this way.
+            Ok(VcpuExit::SystemEvent(event, _)) => {
+                let what = format!("it came back with system event {event}, which nothing in this machine makes");
                 return self.broken(what);
             }
             Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => {}

@@ -10,6 +10,7 @@ use super::pace::Pace;
 use super::report::{Report, Sink};
 use super::sockets::Sockets;
 use super::ticker::Ticker;
+use super::witness::Witness;
 use crate::devices::GuestTime;
 use crate::devices::board::Board;
 use crate::devices::signal::{Com, Outcome, Signal};
@@ -30,6 +31,7 @@ pub struct Wiring {
     vm: Arc<VmFd>,
     pace: Arc<Pace>,
     ticker: Arc<Ticker>,
+    witness: Witness,
     sink: Sink,
     to_com2: Mutex<VecDeque<u8>>,
     ran: AtomicBool,
@@ -44,6 +46,7 @@ impl Wiring {
         vm: Arc<VmFd>,
         pace: Arc<Pace>,
         ticker: Arc<Ticker>,
+        witness: Witness,
         sink: Sink,
     ) -> Wiring {
         Wiring {
@@ -52,6 +55,7 @@ impl Wiring {
             vm,
             pace,
             ticker,
+            witness,
             sink,
             to_com2: Mutex::default(),
             ran: AtomicBool::new(false),
@@ -67,6 +71,11 @@ impl Wiring {
     /// The timer of the board's deadlines.
     pub fn ticker(&self) -> &Ticker {
         &self.ticker
+    }
+
+    /// Who tells what the watchdog found.
+    pub fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     /// Where reports go.
@@ -159,11 +168,9 @@ impl Wiring {
                         self.sink.report(Report::FirstPet);
                     }
                 }
-                Signal::WatchdogPretimeout { due_at, evidence } => {
-                    self.sink.report(Report::WatchdogPretimeout { due_at, seen_at, evidence });
-                }
-                Signal::WatchdogExpired { due_at, evidence } => {
-                    self.sink.report(Report::WatchdogExpired { due_at, seen_at, evidence });
+                verdict @ (Signal::WatchdogPretimeout { .. } | Signal::WatchdogExpired { .. }) => {
+                    self.witness.note(verdict, seen_at);
+                    self.pace.ring();
                 }
                 Signal::Panicked { events } => self.sink.report(Report::Panicked { events }),
                 Signal::Reset(kind) => self.end(Report::Reset { kind }),

@@ -50,10 +50,18 @@ pub struct Evidence {
     pub petted_at: GuestTime,
 }
 
+impl Evidence {
+    /// True where the end of stage 1 is an interrupt: type IRQ or SMI. Linux and FreeBSD set neither.
+    pub fn interrupts(&self) -> bool {
+        registers::interrupts(self.config)
+    }
+}
+
 /// What the watchdog found when time went on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Stage 1 ran out with an interrupt due.
+    /// Stage 1 ran out with an interrupt due ([`Evidence::interrupts`]), or with the output on: then stage 2's end will
+    /// be a reset.
     Pretimeout {
         /// When.
         due_at: GuestTime,

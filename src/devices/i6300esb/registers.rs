@@ -159,8 +159,7 @@ impl Registers {
     pub fn verdict_at(&self) -> Option<GuestTime> {
         let (stage, over_at) = self.countdown.running()?;
         match stage {
-            Stage::One if self.interrupts() => Some(over_at),
-            Stage::One if self.output_on() => over_at.checked_add(self.length(Stage::Two)),
+            Stage::One if self.interrupts() || self.output_on() => Some(over_at),
             Stage::Two if self.output_on() => Some(over_at),
             Stage::Two if self.has(LOCK_FREE_RUN) && self.interrupts() => over_at.checked_add(self.length(Stage::One)),
             Stage::One | Stage::Two => None,
@@ -245,7 +244,7 @@ impl Registers {
     fn stage_one_is_over(&mut self, over_at: GuestTime, now: GuestTime) -> Option<Verdict> {
         self.stage_one_over = true;
         self.countdown.start(Stage::Two, over_at, self.length(Stage::Two));
-        if !self.interrupts() {
+        if !self.interrupts() && !self.output_on() {
             return None;
         }
         self.reported_at = Some(now);
@@ -285,8 +284,13 @@ impl Registers {
     }
 
     fn interrupts(&self) -> bool {
-        matches!(self.config & CONFIG_INTERRUPT, INTERRUPT_IRQ | INTERRUPT_SMI)
+        interrupts(u16::from(self.config))
     }
+}
+
+/// True when this content of the config register makes stage 1's end an interrupt.
+pub(super) fn interrupts(config: u16) -> bool {
+    matches!(config as u8 & CONFIG_INTERRUPT, INTERRUPT_IRQ | INTERRUPT_SMI)
 }
 
 /// The longest aligned piece at `offset` of at most `left` (not 0) bytes.

@@ -161,9 +161,10 @@ fn output_off_stops_silently_and_a_pet_starts_again() {
     assert_eq!(driver.dword(12), 0);
     assert!(driver.pet());
     driver.config(NO_INTERRUPT);
-    let due = 1_007 * SLOW_NS;
-    assert_eq!(driver.chip.wake_at(), Some(at(due)));
-    assert_eq!(driver.till(due), [("expired", due)]);
+    let (first, second) = (1_003 * SLOW_NS, 1_007 * SLOW_NS);
+    assert_eq!(driver.chip.wake_at(), Some(at(first)), "with the output on stage 1's end is evidence");
+    assert!(!driver.chip.evidence().interrupts());
+    assert_eq!(driver.till(second), [("pretimeout", first), ("expired", second)]);
 }
 
 #[test]
