@@ -2,10 +2,10 @@
 
 use vm_memory::GuestMemoryMmap;
 
+use super::block::worker::Worker;
 use super::link::Link;
 use super::pci::Kind;
 use super::ring::Malformed;
-use super::worker::Worker;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
 

@@ -30,7 +30,6 @@
 
 pub mod backend;
 pub mod block;
-pub mod disk;
 pub mod interrupts;
 pub mod link;
 pub mod pci;
@@ -39,7 +38,6 @@ pub mod ring;
 pub mod settings;
 #[cfg(test)]
 mod tests;
-pub mod worker;
 
 use super::pci::msix::Change;
 
