@@ -277,14 +277,14 @@ impl Watch<'_> {
                 events.fault("vmm", at, json!({ "thread": thread, "what": message }));
                 end(1, format!("thread {thread} of the machine died: {message}"))
             }
-            Report::DiskFailed { disk, error } => {
-                events.guest("disk_failed", at, json!({ "disk": disk, "error": error }));
-                eprintln!("duplexvm boot: disk {disk} failed a request: {error}");
+            Report::DeviceFailed { device, error } => {
+                events.guest("device_failed", at, json!({ "device": device, "error": error }));
+                eprintln!("duplexvm boot: {device} failed a request: {error}");
                 None
             }
-            Report::DeviceBroken { disk, why } => {
-                events.guest("device_broken", at, json!({ "disk": disk, "why": why }));
-                eprintln!("duplexvm boot: the guest's driver broke disk {disk}: {why}");
+            Report::DeviceBroken { device, why } => {
+                events.guest("device_broken", at, json!({ "device": device, "why": why }));
+                eprintln!("duplexvm boot: the guest's driver broke {device}: {why}");
                 None
             }
             // A gate that is always open neither holds nor releases; consoles went another way.

@@ -100,7 +100,7 @@ impl Interpreter {
                 let nmi = (self.customs.pretimeout == Pretimeout::Nmi).then_some(Meaning::Nmi);
                 std::iter::once(told).chain(nmi).collect()
             }
-            Report::FirstPet | Report::DiskFailed { .. } | Report::DeviceBroken { .. } => Vec::new(),
+            Report::FirstPet | Report::DeviceFailed { .. } | Report::DeviceBroken { .. } => Vec::new(),
         }
     }
 

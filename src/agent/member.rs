@@ -285,8 +285,8 @@ fn note(boot: Boot, report: &Report) {
             log::warn!("Boot {boot}: the watchdog expired, due {due_at:?}, seen {seen_at:?}: {evidence:?}");
         }
         Report::KvmError { vcpu, what, rip } => log::warn!("Boot {boot}: vCPU {vcpu} at {rip:#x}: {what}"),
-        Report::DiskFailed { disk, error } => log::warn!("Boot {boot}: disk {disk} failed a request: {error}"),
-        Report::DeviceBroken { disk, why } => log::warn!("Boot {boot}: the driver of disk {disk} broke a rule: {why}"),
+        Report::DeviceFailed { device, error } => log::warn!("Boot {boot}: {device} failed a request: {error}"),
+        Report::DeviceBroken { device, why } => log::warn!("Boot {boot}: the driver of {device} broke a rule: {why}"),
         Report::ThreadPanicked { thread, message } => log::error!("Boot {boot}: thread {thread} died: {message}"),
         _ => {}
     }

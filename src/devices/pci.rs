@@ -11,6 +11,7 @@
 //! reads all ones. No table of BARs is kept: a guest that moves one only writes its register.
 
 mod config_space;
+pub mod msix;
 #[cfg(test)]
 mod tests;
 
@@ -85,7 +86,7 @@ impl Function {
             Function::Watchdog(chip) => chip.config_write(now, offset, data),
             Function::Pvpanic(chip) => chip.config_mut().write(offset, data),
             Function::Virtio(device) => {
-                if let Some(event) = device.config_write(offset, data) {
+                for event in device.config_write(offset, data) {
                     out.push(Signal::Virtio { slot, event });
                 }
             }
@@ -115,7 +116,7 @@ impl Function {
                 }
             }
             Function::Virtio(device) => {
-                if let Some(event) = device.bar_write(bar, offset, data) {
+                for event in device.bar_write(bar, offset, data) {
                     out.push(Signal::Virtio { slot, event });
                 }
             }

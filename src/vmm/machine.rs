@@ -15,6 +15,7 @@ use super::pace::Pace;
 use super::prepared::{PrepareError, Prepared, Vm};
 use super::report::{Report, Sink};
 use super::signal::{Kick, KicksBlocked};
+use super::sockets::Sockets;
 use super::ticker::{self, Ticker};
 use super::vcpu::Vcpu;
 use super::wiring::{Com2Full, Wiring};
@@ -22,10 +23,11 @@ use super::witness::Witness;
 use crate::clock;
 use crate::devices::board::Board;
 use crate::devices::pci::BusFull;
+use crate::devices::virtio::backend::{Backend, Host};
 use crate::devices::virtio::disk::{Disk, DiskError};
+use crate::devices::virtio::link::Link;
 use crate::devices::virtio::pci::Transport;
-use crate::devices::virtio::worker::{Host, Worker};
-use crate::devices::virtio::{Link, block};
+use crate::devices::virtio::worker::Worker;
 use crate::storage::gate::{LeaseGate, Right};
 
 /// One disk of a machine.
@@ -74,9 +76,11 @@ pub enum MachineError {
     Thread(#[from] io::Error),
 }
 
-/// Where a disk stands in the machine.
-#[derive(Debug)]
+/// Where a virtio device stands in the machine.
+#[derive(Debug, Clone)]
 struct Plugged {
+    /// Its thread's name.
+    name: String,
     right: Right,
     link: Arc<Link>,
     slot: u8,
@@ -87,7 +91,7 @@ struct Plugged {
 struct Threads {
     vcpus: Vec<JoinHandle<VcpuFd>>,
     ticker: Option<JoinHandle<()>>,
-    workers: Vec<JoinHandle<Option<Worker>>>,
+    workers: Vec<JoinHandle<Option<Backend>>>,
 }
 
 /// A machine with a guest.
@@ -97,7 +101,7 @@ pub struct Machine {
     gate: Arc<LeaseGate>,
     sink: Sink,
     board: Arc<Mutex<Board>>,
-    disks: Vec<Plugged>,
+    devices: Vec<Plugged>,
     ram: Option<Arc<Ram>>,
     pace: Arc<Pace>,
     ticker: Arc<Ticker>,
@@ -132,7 +136,7 @@ impl Machine {
             pace: Arc::new(Pace::new(gate.clone(), sink.clone())?),
             ticker: Arc::new(Ticker::new()?),
             board: Arc::new(Mutex::new(Board::new())),
-            disks: Vec::new(),
+            devices: Vec::new(),
             ram: Some(Arc::new(ram)),
             wiring: None,
             vm: None,
@@ -141,8 +145,8 @@ impl Machine {
             gate,
             sink,
         };
-        let workers = machine.plug_disks()?;
-        machine.begin(vm, workers)?;
+        let backends = machine.plug_devices()?;
+        machine.begin(vm, backends)?;
         Ok(machine)
     }
 
@@ -158,11 +162,11 @@ impl Machine {
 
     /// System reset: as at power-on but for RAM, which a kernel finds as it was, and runs again.
     pub fn reset(&mut self) -> Result<(), MachineError> {
-        let workers = self.end();
+        let backends = self.end();
         self.reset_board();
         let ram = self.ram.as_ref().expect("a machine has its RAM until it is stopped");
         let vm = Vm::new(self.config.vcpus, ram)?;
-        self.begin(vm, workers)?;
+        self.begin(vm, backends)?;
         self.start();
         Ok(())
     }
@@ -189,28 +193,35 @@ impl Machine {
         self.ticker.wakeups()
     }
 
-    fn plug_disks(&mut self) -> Result<Vec<Worker>, MachineError> {
-        let mut workers = Vec::new();
-        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, config) in self.config.disks.iter().enumerate() {
+    /// Plugs every device in: disks first, in the order in which the guest finds them.
+    fn plug_devices(&mut self) -> Result<Vec<Backend>, MachineError> {
+        let mut backends = Vec::new();
+        for (index, config) in self.config.disks.clone().into_iter().enumerate() {
             let disk = Disk::open(&config.path, config.read_only)?;
-            let (transport, link) = Transport::new(block::kind(&disk));
-            let slot = board.add_virtio(transport)?;
-            self.disks.push(Plugged { right: config.right, link: link.clone(), slot });
-            workers.push(Worker::new(disk, format!("duplexvm-{index}"), link));
+            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}")));
+            backends.push(self.plug(format!("block-{index}"), config.right, backend)?);
         }
-        Ok(workers)
+        Ok(backends)
+    }
+
+    /// Gives a device the next slot.
+    fn plug(&mut self, name: String, right: Right, backend: Backend) -> Result<Backend, MachineError> {
+        let (transport, link) = Transport::new(backend.kind())?;
+        let slot = self.board.lock().unwrap_or_else(PoisonError::into_inner).add_virtio(transport)?;
+        self.devices.push(Plugged { name, right, link, slot });
+        Ok(backend)
     }
 
     /// Loads the guest and starts the threads; they stand still until `start`.
-    fn begin(&mut self, vm: Vm, workers: Vec<Worker>) -> Result<(), MachineError> {
+    fn begin(&mut self, vm: Vm, backends: Vec<Backend>) -> Result<(), MachineError> {
         let ram = self.ram.clone().expect("a machine has its RAM until it is stopped");
         let entry = boot::load(&self.config.kernel, &self.config.cmdline, ram.guest())?;
         boot::set_registers(&vm.vcpus[0], entry)?;
-        let links = self.disks.iter().map(|disk| (disk.slot, disk.link.clone())).collect();
+        let links = self.devices.iter().map(|device| (device.slot, device.link.clone())).collect();
+        let sockets = Sockets::new(vm.fd.clone(), links)?;
         let wiring = Arc::new(Wiring::new(
             self.board.clone(),
-            links,
+            sockets,
             vm.fd.clone(),
             self.pace.clone(),
             self.ticker.clone(),
@@ -229,9 +240,14 @@ impl Machine {
         drop(blocked);
         self.pace.set_kicks(threads.vcpus.iter().map(Kick::of).collect());
         threads.ticker = Some(spawn_ticker(wiring.clone())?);
-        for (index, (worker, disk)) in workers.into_iter().zip(&self.disks).enumerate() {
-            let gate = (self.gate.clone(), disk.right);
-            threads.workers.push(spawn_worker(index, worker, gate, wiring.clone(), ram.clone())?);
+        for (backend, device) in backends.into_iter().zip(&self.devices) {
+            threads.workers.push(spawn_worker(
+                backend,
+                device.clone(),
+                self.gate.clone(),
+                wiring.clone(),
+                ram.clone(),
+            )?);
         }
         Ok(())
     }
@@ -241,11 +257,11 @@ impl Machine {
         let _ = self.board.lock().unwrap_or_else(PoisonError::into_inner).reset();
     }
 
-    /// Ends all threads; the workers come back with their disks.
-    fn end(&mut self) -> Vec<Worker> {
+    /// Ends all threads; the workers come back with what they work on.
+    fn end(&mut self) -> Vec<Backend> {
         self.pace.stop();
-        for disk in &self.disks {
-            disk.link.stop();
+        for device in &self.devices {
+            device.link.stop();
         }
         let Some(threads) = self.threads.take() else { return Vec::new() };
         // Every vCPU has been kicked. From here on nobody may kick one: a thread that was joined has no name.
@@ -279,30 +295,32 @@ impl Drop for Machine {
 }
 
 fn spawn_worker(
-    index: usize,
-    worker: Worker,
-    (gate, right): (Arc<LeaseGate>, Right),
+    mut backend: Backend,
+    device: Plugged,
+    gate: Arc<LeaseGate>,
     wiring: Arc<Wiring>,
     ram: Arc<Ram>,
-) -> io::Result<JoinHandle<Option<Worker>>> {
-    let name = format!("block-{index}");
+) -> io::Result<JoinHandle<Option<Backend>>> {
+    let Plugged { name, right, link, .. } = device;
     Builder::new().name(name.clone()).spawn(move || {
         let sink = wiring.sink();
         guarded(&wiring, &name, || {
-            worker.run(
-                ram.guest(),
-                Host {
-                    gate: &gate,
-                    right,
-                    now: clock::mono,
-                    held: &|| {
-                        wiring.pace().hold_if_passed();
-                    },
-                    interrupt: &|| wiring.access(|board, _| board.state()),
-                    failed: &|error| sink.report(Report::DiskFailed { disk: index, error: error.to_string() }),
-                    broken: &|why| sink.report(Report::DeviceBroken { disk: index, why: why.to_string() }),
+            backend.run(&Host {
+                memory: ram.guest(),
+                link: &link,
+                gate: &gate,
+                right,
+                now: clock::mono,
+                held: &|| {
+                    wiring.pace().hold_if_passed();
                 },
-            )
+                lines: &|| wiring.access(|board, _| board.state()),
+                failed: &|error| {
+                    sink.report(Report::DeviceFailed { device: name.clone(), error: error.to_string() });
+                },
+                broken: &|why| sink.report(Report::DeviceBroken { device: name.clone(), why: why.to_string() }),
+            });
+            backend
         })
     })
 }

@@ -22,6 +22,7 @@ pub mod pace;
 pub mod prepared;
 pub mod report;
 pub mod signal;
+pub mod sockets;
 pub mod ticker;
 pub mod vcpu;
 pub mod wiring;

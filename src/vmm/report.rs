@@ -74,17 +74,17 @@ pub enum Report {
         /// What it said.
         message: String,
     },
-    /// A disk failed a request; the guest got an I/O error.
-    DiskFailed {
-        /// Its index in the machine's configuration.
-        disk: usize,
+    /// The host failed a device's request; the guest was told of an error.
+    DeviceFailed {
+        /// Its thread: its kind and its index in the machine's configuration (`block-0`).
+        device: String,
         /// What the host said.
         error: String,
     },
     /// The guest's driver broke a rule; its device does nothing more until it is reset.
     DeviceBroken {
-        /// Index of its disk in the machine's configuration.
-        disk: usize,
+        /// As above.
+        device: String,
         /// Which rule.
         why: String,
     },

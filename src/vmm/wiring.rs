@@ -8,12 +8,12 @@ use kvm_ioctls::VmFd;
 
 use super::pace::Pace;
 use super::report::{Report, Sink};
+use super::sockets::Sockets;
 use super::ticker::Ticker;
 use super::witness::Witness;
 use crate::devices::GuestTime;
 use crate::devices::board::Board;
 use crate::devices::signal::{Com, Outcome, Signal};
-use crate::devices::virtio::Link;
 
 /// Most bytes that may wait for the guest to read them from COM2.
 pub const COM2_WAITING_BYTES: usize = 64 << 10;
@@ -27,8 +27,7 @@ pub struct Com2Full;
 #[derive(Debug)]
 pub struct Wiring {
     board: Arc<Mutex<Board>>,
-    /// Of the virtio devices, by slot.
-    links: Vec<(u8, Arc<Link>)>,
+    sockets: Sockets,
     vm: Arc<VmFd>,
     pace: Arc<Pace>,
     ticker: Arc<Ticker>,
@@ -40,10 +39,10 @@ pub struct Wiring {
 }
 
 impl Wiring {
-    /// Connects `board` with the virtual machine `vm`.
+    /// Connects `board` and its virtio `sockets` with the virtual machine `vm`.
     pub fn new(
         board: Arc<Mutex<Board>>,
-        links: Vec<(u8, Arc<Link>)>,
+        sockets: Sockets,
         vm: Arc<VmFd>,
         pace: Arc<Pace>,
         ticker: Arc<Ticker>,
@@ -52,7 +51,7 @@ impl Wiring {
     ) -> Wiring {
         Wiring {
             board,
-            links,
+            sockets,
             vm,
             pace,
             ticker,
@@ -86,7 +85,7 @@ impl Wiring {
 
     /// Does one thing to the board, and carries out what comes of it.
     ///
-    /// Interrupt lines, virtio bells and the ticker's timer are moved under the board's lock, in its order: two threads
+    /// Interrupt lines, what virtio devices are wired to, and the ticker's timer are moved under the board's lock, in its order: two threads
     /// that let go of it first could tell an old level last. None of them waits. Reports follow when it is free again.
     pub fn access(&self, access: impl FnOnce(&mut Board, GuestTime) -> Outcome) {
         let mut later = Vec::new();
@@ -98,11 +97,7 @@ impl Wiring {
             for signal in access(&mut board, seen_at) {
                 match signal {
                     Signal::IrqLine { line, level } => self.set_line(line, level),
-                    Signal::Virtio { slot, event } => {
-                        if let Some((_, link)) = self.links.iter().find(|(of, _)| *of == slot) {
-                            link.tell(event);
-                        }
-                    }
+                    Signal::Virtio { slot, event } => self.sockets.carry_out(slot, event),
                     Signal::WakeSooner | Signal::WakeLater => self.arm(&board),
                     Signal::InputRoom { com: Com::Com2 } => room = true,
                     Signal::InputRoom { com: Com::Com1 } => {}

@@ -9,12 +9,11 @@
 //! index is the guest's and checked. What cannot be a request at all breaks the device until its driver
 //! resets it; what is a request and cannot be done is answered with a status.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-
-use virtio_queue::DescriptorChain;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::disk::{Buffer, Disk, SECTOR_BYTES};
 use super::pci::Kind;
+use super::ring::{self, Chain, Malformed, Part};
 
 /// Virtio device id.
 const DEVICE_ID: u16 = 2;
@@ -61,8 +60,9 @@ pub fn kind(disk: &Disk) -> Kind {
     Kind {
         device_id: DEVICE_ID,
         class: CLASS,
-        features: F_SEG_MAX | F_BLK_SIZE | F_FLUSH | read_only | super::F_INDIRECT_DESC,
+        features: F_SEG_MAX | F_BLK_SIZE | F_FLUSH | read_only | super::F_INDIRECT_DESC | super::F_EVENT_IDX,
         config,
+        writable: 0..0,
         queues: vec![QUEUE_ENTRIES],
     }
 }
@@ -100,55 +100,18 @@ impl Request {
     }
 }
 
-/// The chain cannot be a request; why, for one line in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// A descriptor leads nowhere, into a loop, or to a bad indirect table.
-    #[error("Its descriptor chain has no end")]
-    Chain,
-    /// A readable descriptor after a writable one.
-    #[error("It reads after it has written")]
-    Order,
-    /// A descriptor points outside RAM.
-    #[error("One of its descriptors points outside RAM")]
-    Outside,
-    /// No room for header or status.
-    #[error("It has no room for header and status")]
-    Short,
-}
-
 /// Reads one chain.
-pub fn parse(
-    chain: DescriptorChain<&GuestMemoryMmap>,
-    memory: &GuestMemoryMmap,
-    disk: &Disk,
-) -> Result<Request, Malformed> {
-    let mut readable = Vec::new();
-    let mut writable: Vec<Part> = Vec::new();
-    let mut ended = false;
-    for descriptor in chain {
-        ended = !descriptor.has_next();
-        let part = Part { address: descriptor.addr(), bytes: descriptor.len() as usize };
-        if descriptor.is_write_only() {
-            writable.push(part);
-        } else if writable.is_empty() {
-            readable.push(part);
-        } else {
-            return Err(Malformed::Order);
-        }
+pub fn parse(chain: Chain, memory: &GuestMemoryMmap, disk: &Disk) -> Result<Request, Malformed> {
+    let Chain { mut readable, mut writable, .. } = chain;
+    let mut header = [0; HEADER_BYTES];
+    if ring::take(&mut readable, &mut header, memory)? < HEADER_BYTES {
+        return Err(Malformed::Short);
     }
-    if !ended {
-        return Err(Malformed::Chain);
-    }
-    for part in readable.iter().chain(&writable) {
-        part.check(memory)?;
-    }
-    let header = take_header(&mut readable, memory)?;
     let status = take_status(&mut writable)?;
     let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
     let sector = u64::from_le_bytes(header[8..16].try_into().expect("eight bytes"));
     let parts = if kind == T_OUT { readable } else { writable };
-    let data = parts.iter().map(|part| part.buffer(memory)).collect::<Result<Vec<_>, _>>()?;
+    let data = parts.iter().map(|part| buffer(part, memory)).collect::<Result<Vec<_>, _>>()?;
     let bytes = data.iter().map(|buffer| buffer.bytes as u64).sum();
     Ok(Request { wish: wish(kind, sector, bytes, disk), data, status })
 }
@@ -180,47 +143,12 @@ pub fn id(name: &str) -> [u8; ID_BYTES] {
     id
 }
 
-/// A descriptor's piece of RAM.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    address: GuestAddress,
-    bytes: usize,
-}
-
-impl Part {
-    fn check(&self, memory: &GuestMemoryMmap) -> Result<(), Malformed> {
-        self.buffer(memory).map(|_| ())
+fn buffer(part: &Part, memory: &GuestMemoryMmap) -> Result<Buffer, Malformed> {
+    if part.bytes == 0 {
+        return Ok(Buffer { start: std::ptr::null_mut(), bytes: 0 });
     }
-
-    fn buffer(&self, memory: &GuestMemoryMmap) -> Result<Buffer, Malformed> {
-        if self.bytes == 0 {
-            return Ok(Buffer { start: std::ptr::null_mut(), bytes: 0 });
-        }
-        let slice = memory.get_slice(self.address, self.bytes).map_err(|_| Malformed::Outside)?;
-        Ok(Buffer { start: slice.ptr_guard_mut().as_ptr(), bytes: slice.len() })
-    }
-}
-
-fn take_header(parts: &mut Vec<Part>, memory: &GuestMemoryMmap) -> Result<[u8; HEADER_BYTES], Malformed> {
-    let mut header = [0; HEADER_BYTES];
-    let mut done = 0;
-    let mut used_up = 0;
-    for part in parts.iter_mut() {
-        let length = part.bytes.min(HEADER_BYTES - done);
-        memory.read_slice(&mut header[done..done + length], part.address).map_err(|_| Malformed::Outside)?;
-        done += length;
-        part.bytes -= length;
-        part.address = GuestAddress(part.address.0.wrapping_add(length as u64));
-        if part.bytes > 0 {
-            break;
-        }
-        used_up += 1;
-    }
-    if done < HEADER_BYTES {
-        return Err(Malformed::Short);
-    }
-    parts.drain(..used_up);
-    Ok(header)
+    let slice = memory.get_slice(part.address, part.bytes).map_err(|_| Malformed::Outside)?;
+    Ok(Buffer { start: slice.ptr_guard_mut().as_ptr(), bytes: slice.len() })
 }
 
 fn take_status(parts: &mut Vec<Part>) -> Result<GuestAddress, Malformed> {

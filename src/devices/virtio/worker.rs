@@ -11,136 +11,111 @@
 //! A held request is kept under the grant it came in with: if the right comes back under another one, the
 //! request never goes.
 
-use std::sync::Arc;
+use std::cell::Cell;
 use std::time::Duration;
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestMemoryMmap};
 
-use super::block::{self, F_FLUSH, Malformed, Request, Status, Wish};
+use super::backend::Host;
+use super::block::{self, F_FLUSH, Request, Status, Wish};
 use super::disk::{Admission, Disk, Stopped};
-use super::{INTERRUPT_QUEUE, Link, QueueSetup, Started, Work};
-use crate::storage::gate::{Grant, LeaseGate, Right};
-use crate::time::Mono;
+use super::link::Work;
+use super::pci::Kind;
+use super::ring::{Malformed, Ring};
+use super::{F_EVENT_IDX, Started};
+use crate::storage::gate::Grant;
 
 /// How often a held request asks the gate again.
 const HELD_LOOK: Duration = Duration::from_millis(1);
-
-/// Flags, index and event index of the available ring; its entries come on top (virtio 1.2, 2.7.6).
-const AVAILABLE_BYTES: usize = 6;
-/// The same of the used ring (2.7.8).
-const USED_BYTES: usize = 6;
-
-/// What the worker needs of the machine it works for.
-#[derive(Clone, Copy)]
-pub struct Host<'a> {
-    /// Asked before each submission.
-    pub gate: &'a LeaseGate,
-    /// The right that writes this disk.
-    pub right: Right,
-    /// The clock.
-    pub now: fn() -> Mono,
-    /// A request is held: the guest should stand still.
-    pub held: &'a dyn Fn(),
-    /// The interrupt status has changed: the board's lines have to be looked at.
-    pub interrupt: &'a dyn Fn(),
-    /// The disk failed a request; the guest was told.
-    pub failed: &'a dyn Fn(std::io::Error),
-    /// The driver broke the device.
-    pub broken: &'a dyn Fn(Malformed),
-}
 
 /// One disk and its queue.
 #[derive(Debug)]
 pub struct Worker {
     disk: Disk,
     name: String,
-    link: Arc<Link>,
     running: Option<Running>,
 }
 
 #[derive(Debug)]
 struct Running {
-    queue: Queue,
+    ring: Ring,
     durable: bool,
 }
 
 impl Worker {
     /// A worker for `disk`, which the guest knows as `name` (20 bytes of it).
-    pub fn new(disk: Disk, name: String, link: Arc<Link>) -> Worker {
-        Worker { disk, name, link, running: None }
+    pub fn new(disk: Disk, name: String) -> Worker {
+        Worker { disk, name, running: None }
     }
 
-    /// The thread's body: ends when the link says stop, with nothing in flight. Gives the worker back.
-    pub fn run(mut self, memory: &GuestMemoryMmap, host: Host<'_>) -> Worker {
+    /// What its transport shows.
+    pub fn kind(&self) -> Kind {
+        block::kind(&self.disk)
+    }
+
+    /// The thread's body: ends when the link says stop, with nothing in flight.
+    pub fn run(&mut self, host: &Host<'_>) {
         loop {
-            match self.link.next() {
+            match host.link.next() {
                 Work::Stop => {
                     self.running = None;
                     std::thread::sleep(host.gate.settles_in((host.now)()));
-                    return self;
+                    return;
                 }
                 Work::Reset(generation) => {
                     self.running = None;
-                    self.link.let_go(generation);
+                    host.link.let_go(generation);
                 }
-                Work::Start(started) => {
-                    self.running = self.start(&started, memory);
-                    match self.running {
-                        Some(_) => self.work(memory, &host),
-                        None => self.break_down(Malformed::Outside, &host),
+                Work::Start(started) => match start(&started, host.memory) {
+                    Ok(running) => {
+                        self.running = Some(running);
+                        self.work(host);
                     }
-                }
-                Work::Rung => self.work(memory, &host),
+                    Err(malformed) => self.break_down(malformed, host),
+                },
+                Work::Rung => self.work(host),
+                Work::Refresh => {}
             }
         }
     }
 
-    fn start(&self, started: &Started, memory: &GuestMemoryMmap) -> Option<Running> {
-        let queue = queue(started.queues.first()?, memory)?;
-        Some(Running { queue, durable: started.features & F_FLUSH == 0 })
-    }
-
-    fn work(&mut self, memory: &GuestMemoryMmap, host: &Host<'_>) {
-        if let Err(malformed) = self.work_through(memory, host) {
+    fn work(&mut self, host: &Host<'_>) {
+        if let Err(malformed) = self.work_through(host) {
             self.break_down(malformed, host);
         }
     }
 
-    fn work_through(&mut self, memory: &GuestMemoryMmap, host: &Host<'_>) -> Result<(), Malformed> {
-        while !self.link.recalled() {
+    fn work_through(&mut self, host: &Host<'_>) -> Result<(), Malformed> {
+        while !host.link.recalled() {
             let Some(running) = &mut self.running else { return Ok(()) };
-            let chain = running.queue.iter(memory).map_err(|_| Malformed::Chain)?.next();
-            let Some(chain) = chain else { return Ok(()) };
-            let head = chain.head_index();
-            let request = block::parse(chain, memory, &self.disk)?;
+            let Some(chain) = running.ring.next(host.memory)? else {
+                if running.ring.rest(host.memory)? {
+                    continue;
+                }
+                return Ok(());
+            };
+            let head = chain.head;
+            let request = block::parse(chain, host.memory, &self.disk)?;
             let durable = running.durable;
             let Some((status, written)) = self.serve(&request, durable, host) else { return Ok(()) };
-            memory.write_obj(status as u8, request.status).map_err(|_| Malformed::Outside)?;
-            self.complete(head, written + 1, memory, host)?;
+            host.memory.write_obj(status as u8, request.status).map_err(|_| Malformed::Outside)?;
+            self.complete(head, written + 1, host)?;
         }
         Ok(())
     }
 
-    fn complete(
-        &mut self,
-        head: u16,
-        written: u32,
-        memory: &GuestMemoryMmap,
-        host: &Host<'_>,
-    ) -> Result<(), Malformed> {
+    fn complete(&mut self, head: u16, written: u32, host: &Host<'_>) -> Result<(), Malformed> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.queue.add_used(memory, head, written).map_err(|_| Malformed::Chain)?;
-        let wanted = running.queue.needs_notification(memory).map_err(|_| Malformed::Chain)?;
-        if wanted && self.link.raise(INTERRUPT_QUEUE) {
-            (host.interrupt)();
+        running.ring.used(head, written, host.memory)?;
+        if running.ring.wants_interrupt(host.memory)? {
+            host.interrupt_queue(0);
         }
         Ok(())
     }
 
     /// Does one request: its status and the bytes of data written to the guest; none: it was recalled.
     fn serve(&mut self, request: &Request, durable: bool, host: &Host<'_>) -> Option<(Status, u32)> {
-        let admission = Asking { host, link: self.link.clone(), grant: host.gate.grant(host.right) };
+        let admission = Asking { host, grant: host.gate.grant(host.right), busy: Cell::new(false) };
         let result = match request.wish {
             Wish::Read(at) => self.disk.read(at, &request.data, &admission),
             Wish::Write(at) => self.disk.write(at, &request.data, durable, &admission),
@@ -151,7 +126,7 @@ impl Worker {
             }
             Wish::Refused(status) => return Some((status, 0)),
         };
-        mark(&self.link, host.gate, false);
+        admission.mark(false);
         match result {
             Ok(()) if request.wish == Wish::Id => Some((Status::Ok, block::id("").len() as u32)),
             Ok(()) if matches!(request.wish, Wish::Read(_)) => Some((Status::Ok, request.bytes() as u32)),
@@ -167,66 +142,52 @@ impl Worker {
 
     fn break_down(&mut self, why: Malformed, host: &Host<'_>) {
         self.running = None;
-        (host.broken)(why);
-        if self.link.break_down() {
-            (host.interrupt)();
-        }
+        host.break_down(why);
     }
 }
 
-/// The queue that a driver set up, if it can be one: aligned (virtio 1.2, 2.7) and inside RAM.
-fn queue(setup: &QueueSetup, memory: &GuestMemoryMmap) -> Option<Queue> {
-    let entries = usize::from(setup.size);
-    let parts = [
-        (setup.descriptors, 16 * entries),
-        (setup.available, AVAILABLE_BYTES + 2 * entries),
-        (setup.used, USED_BYTES + 8 * entries),
-    ];
-    if !setup.enabled || parts.iter().any(|(at, bytes)| memory.get_slice(GuestAddress(*at), *bytes).is_err()) {
-        return None;
-    }
-    let mut queue = Queue::new(setup.most).ok()?;
-    queue.try_set_size(setup.size).ok()?;
-    queue.try_set_desc_table_address(GuestAddress(setup.descriptors)).ok()?;
-    queue.try_set_avail_ring_address(GuestAddress(setup.available)).ok()?;
-    queue.try_set_used_ring_address(GuestAddress(setup.used)).ok()?;
-    queue.set_ready(true);
-    queue.is_valid(memory).then_some(queue)
-}
-
-/// Notes, for who drains, that a request is with the kernel, or no longer.
-fn mark(link: &Link, gate: &LeaseGate, busy: bool) {
-    match (link.set_in_flight(busy), busy) {
-        (false, true) => gate.begins(),
-        (true, false) => gate.ended(),
-        _ => {}
-    }
+fn start(started: &Started, memory: &GuestMemoryMmap) -> Result<Running, Malformed> {
+    let setup = started.queues.first().ok_or(Malformed::Queue)?;
+    let ring = Ring::open(setup, started.features & F_EVENT_IDX != 0, memory)?;
+    Ok(Running { ring, durable: started.features & F_FLUSH == 0 })
 }
 
 /// Asks the gate for one request, and waits while it is shut.
 struct Asking<'a> {
     host: &'a Host<'a>,
-    link: Arc<Link>,
     grant: Grant,
+    busy: Cell<bool>,
+}
+
+impl Asking<'_> {
+    /// Notes, for who drains, that a request is with the kernel, or no longer.
+    fn mark(&self, busy: bool) {
+        match (self.busy.replace(busy), busy) {
+            (false, true) => self.host.gate.begins(),
+            (true, false) => self.host.gate.ended(),
+            _ => {}
+        }
+    }
 }
 
 impl Admission for Asking<'_> {
     fn admit(&self, write: bool) -> Result<(), Stopped> {
-        let Host { gate, right, now, held, .. } = *self.host;
+        let Host { gate, right, now, held, link, .. } = *self.host;
         let mut told = false;
         loop {
-            mark(&self.link, gate, true);
+            self.mark(true);
             if let Ok(until) = gate.pass(right, self.grant, now()) {
                 if write {
                     gate.submitted(until, now());
                 }
                 return Ok(());
             }
-            mark(&self.link, gate, false);
+            self.mark(false);
             if !std::mem::replace(&mut told, true) {
                 held();
             }
-            if self.link.recalled_within(HELD_LOOK) {
+            link.hush();
+            if link.recalled_within(HELD_LOOK) {
                 return Err(Stopped::Recalled);
             }
         }

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::devices::virtio::backend::{Backend, Host};
 use crate::devices::virtio::disk::Disk;
+use crate::devices::virtio::link::Link;
 use crate::devices::virtio::pci::Transport;
-use crate::devices::virtio::worker::{Host, Worker};
-use crate::devices::virtio::{F_INDIRECT_DESC, F_VERSION_1, Link, block};
+use crate::devices::virtio::worker::Worker;
+use crate::devices::virtio::{Event, F_INDIRECT_DESC, F_VERSION_1};
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
 
@@ -52,30 +54,33 @@ impl Rig {
         let path = directory.path().join("image");
         std::fs::write(&path, (0..sectors * 512).map(|at| (at / 512) as u8).collect::<Vec<_>>()).unwrap();
         let disk = Disk::open(&path, read_only).unwrap();
-        let (transport, link) = Transport::new(block::kind(&disk));
+        let worker = Backend::Block(Worker::new(disk, "test".into()));
+        let (transport, link) = Transport::new(worker.kind()).unwrap();
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap());
         let gate = Arc::new(LeaseGate::always_open());
         let interrupts = Arc::new(AtomicUsize::new(0));
         let mut rig = Rig { transport, link, memory, gate, interrupts, worker: None, directory, next: 0 };
-        rig.work(Worker::new(disk, "test".into(), rig.link.clone()));
+        rig.work(worker);
         rig
     }
 
-    pub fn work(&mut self, worker: Worker) {
+    pub fn work(&mut self, mut worker: Backend) {
         let (memory, gate, interrupts) = (self.memory.clone(), self.gate.clone(), self.interrupts.clone());
+        let link = self.link.clone();
         self.worker = Some(std::thread::spawn(move || {
-            let host = Host {
+            worker.run(&Host {
+                memory: &memory,
+                link: &link,
                 gate: &gate,
                 right: Right::Member,
                 now: || Mono::both(Duration::from_secs(1)),
                 held: &|| {},
-                interrupt: &|| {
+                lines: &|| {
                     interrupts.fetch_add(1, Ordering::Relaxed);
                 },
                 failed: &|error| panic!("the disk works: {error}"),
                 broken: &|_| {},
-            };
-            drop(worker.run(&memory, host));
+            });
         }));
     }
 
@@ -84,8 +89,17 @@ impl Rig {
     }
 
     pub fn write(&mut self, offset: u64, data: &[u8]) {
-        if let Some(event) = self.transport.bar_write(0, offset, data) {
-            self.link.tell(event);
+        for event in self.transport.bar_write(0, offset, data) {
+            self.carry_out(event);
+        }
+    }
+
+    /// What a machine does with the transport's events.
+    pub fn carry_out(&self, event: Event) {
+        match event {
+            Event::Vector(change) if change.message.is_some() => self.link.interrupts().open(change.vector),
+            Event::Vector(change) => self.link.interrupts().close(change.vector),
+            event => self.link.tell(event),
         }
     }
 

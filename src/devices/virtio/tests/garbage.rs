@@ -18,7 +18,15 @@ enum Access {
 }
 
 fn access() -> impl Strategy<Value = Access> {
-    let offset = prop_oneof![0u64..0x40, 0xff0u64..0x1010, 0x1ff0u64..0x2030, 0x2ff0u64..0x3010, 0u64..0x4000];
+    let offset = prop_oneof![
+        0u64..0x40,
+        0xff0u64..0x1010,
+        0x1ff0u64..0x2030,
+        0x2ff0u64..0x3010,
+        0x4000u64..0x4040,
+        0x6000u64..0x6010,
+        0u64..0x8000
+    ];
     let bytes = prop::collection::vec(prop_oneof![Just(0), Just(1), Just(0xff), any::<u8>()], 1..9);
     prop_oneof![
         1 => (offset.clone(), 1usize..9).prop_map(|(offset, length)| Access::Read(offset, length)),
@@ -36,20 +44,20 @@ proptest! {
     /// Whatever is written to the registers, the transport keeps its own rules.
     #[test]
     fn garbage_in_the_registers(accesses in prop::collection::vec(access(), 0..200)) {
-        let kind = crate::devices::virtio::pci::Kind { device_id: 2, class: 0, features: 0x244, config: vec![1; 24], queues: vec![256, 4] };
-        let (mut transport, link) = Transport::new(kind);
+        let kind = crate::devices::virtio::pci::Kind { device_id: 2, class: 0, features: 0x244, config: vec![1; 24], writable: 3..5, queues: vec![256, 4] };
+        let (mut transport, link) = Transport::new(kind).unwrap();
         let mut generation = 0;
         for access in accesses {
-            let event = match access {
-                Access::Read(offset, length) => { transport.bar_read(0, offset, &mut vec![0; length]); None }
+            let events = match access {
+                Access::Read(offset, length) => { transport.bar_read(0, offset, &mut vec![0; length]); vec![] }
                 Access::Write(offset, data) => transport.bar_write(0, offset, &data),
-                Access::ConfigRead(offset, length) => { transport.config_read(offset, &mut vec![0; length]); None }
+                Access::ConfigRead(offset, length) => { transport.config_read(offset, &mut vec![0; length]); vec![] }
                 Access::ConfigWrite(offset, data) => transport.config_write(offset, &data),
-                Access::Quiet => { link.let_go(generation); None }
-                Access::Reset => { transport.reset(); generation += 1; None }
+                Access::Quiet => { link.let_go(generation); vec![] }
+                Access::Reset => { transport.reset(); generation += 1; vec![] }
             };
-            match event {
-                Some(Event::Started(started)) => {
+            for event in events { match event {
+                Event::Started(started) => {
                     prop_assert_eq!(started.generation, generation);
                     prop_assert_ne!(started.features & F_VERSION_1, 0);
                     prop_assert_eq!(started.features & !(0x244 | F_VERSION_1), 0);
@@ -57,10 +65,12 @@ proptest! {
                         prop_assert!(queue.size.is_power_of_two() && queue.size <= queue.most);
                     }
                 }
-                Some(Event::Reset { generation: new }) => { prop_assert_eq!(new, generation + 1); generation = new; }
-                Some(Event::Notify { queue }) => prop_assert!(queue < 2),
-                None => {}
-            }
+                Event::Reset { generation: new } => { prop_assert_eq!(new, generation + 1); generation = new; }
+                Event::Notify { queue } => prop_assert!(queue < 2),
+                Event::Vector(change) => prop_assert!(change.vector < 3),
+                Event::Doorbells { at } => prop_assert!(at.is_none_or(|at| at % 0x1000 == 0)),
+                Event::Configured => {}
+            } }
             let mut status = [0];
             transport.bar_read(0, 0x14, &mut status);
             prop_assert!(status[0] & 4 == 0 || status[0] & 8 != 0, "DRIVER_OK without FEATURES_OK: {:#x}", status[0]);

@@ -1,0 +1,184 @@
+//! A virtqueue at work: chains out of the available ring, checked; used ones back into the used ring.
+//!
+//! ```text
+//!   open ── addresses, alignment, RAM ──▶ Ring ── next ──▶ Chain: readable parts, then writable ones ──▶ used
+//!                                           │                                                              │
+//!                                           └── rest: nothing left, the driver rings again ◀───────────────┘
+//! ```
+//!
+//! The guest writes all of it, at any time. A chain ends after at most [`MOST_PARTS`] descriptors and 4 GiB; each of
+//! its parts lies in RAM; whatever cannot be is [`Malformed`], and breaks the device.
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::{F_EVENT_IDX, QueueSetup, Started};
+
+/// Most descriptors of one chain: no driver in use makes longer ones.
+pub const MOST_PARTS: usize = 1024;
+
+/// Flags, index and event index of the available ring; its entries come on top (virtio 1.2, 2.7.6).
+const AVAILABLE_BYTES: usize = 6;
+/// The same of the used ring (2.7.8).
+const USED_BYTES: usize = 6;
+
+/// What a driver must not do; why, for one line in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A queue that the device needs is not enabled, not aligned, or not in RAM.
+    #[error("One of its queues lies outside RAM, is not aligned or not enabled")]
+    Queue,
+    /// The available index is ahead by more than the queue holds.
+    #[error("Its available ring holds more than the queue")]
+    Index,
+    /// A descriptor leads nowhere, into a loop, or to a bad indirect table.
+    #[error("Its descriptor chain has no end")]
+    Chain,
+    /// A readable descriptor after a writable one.
+    #[error("It reads after it has written")]
+    Order,
+    /// A descriptor points outside RAM.
+    #[error("One of its descriptors points outside RAM")]
+    Outside,
+    /// No room for header or status.
+    #[error("It has no room for header and status")]
+    Short,
+}
+
+/// A piece of guest RAM; it was checked when its chain was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// First byte, guest-physical.
+    pub address: GuestAddress,
+    /// Bytes, 0 too.
+    pub bytes: usize,
+}
+
+/// One descriptor chain.
+#[derive(Debug, Clone, Default)]
+pub struct Chain {
+    /// Index of its first descriptor: what goes into the used ring.
+    pub head: u16,
+    /// What the device may read, in order.
+    pub readable: Vec<Part>,
+    /// What the device may write, in order.
+    pub writable: Vec<Part>,
+}
+
+impl Chain {
+    /// Bytes that the device may read.
+    pub fn readable_bytes(&self) -> u64 {
+        self.readable.iter().map(|part| part.bytes as u64).sum()
+    }
+
+    /// Bytes that the device may write.
+    pub fn writable_bytes(&self) -> u64 {
+        self.writable.iter().map(|part| part.bytes as u64).sum()
+    }
+}
+
+/// One queue of a running device.
+#[derive(Debug)]
+pub struct Ring {
+    queue: Queue,
+}
+
+/// The queues of a device that was started, in order; nothing for one that the driver did not enable.
+pub fn open_all(started: &Started, memory: &GuestMemoryMmap) -> Result<Vec<Option<Ring>>, Malformed> {
+    let event_idx = started.features & F_EVENT_IDX != 0;
+    let open = |setup: &QueueSetup| setup.enabled.then(|| Ring::open(setup, event_idx, memory)).transpose();
+    started.queues.iter().map(open).collect()
+}
+
+impl Ring {
+    /// The queue that a driver set up, if it can be one: enabled, aligned (virtio 1.2, 2.7) and inside RAM.
+    pub fn open(setup: &QueueSetup, event_idx: bool, memory: &GuestMemoryMmap) -> Result<Ring, Malformed> {
+        let entries = usize::from(setup.size);
+        let parts = [
+            (setup.descriptors, 16 * entries),
+            (setup.available, AVAILABLE_BYTES + 2 * entries),
+            (setup.used, USED_BYTES + 8 * entries),
+        ];
+        if !setup.enabled || parts.iter().any(|(at, bytes)| memory.get_slice(GuestAddress(*at), *bytes).is_err()) {
+            return Err(Malformed::Queue);
+        }
+        let queue = || -> Result<Queue, virtio_queue::Error> {
+            let mut queue = Queue::new(setup.most)?;
+            queue.try_set_size(setup.size)?;
+            queue.try_set_desc_table_address(GuestAddress(setup.descriptors))?;
+            queue.try_set_avail_ring_address(GuestAddress(setup.available))?;
+            queue.try_set_used_ring_address(GuestAddress(setup.used))?;
+            queue.set_event_idx(event_idx);
+            queue.set_ready(true);
+            Ok(queue)
+        };
+        queue().map(|queue| Ring { queue }).map_err(|_| Malformed::Queue)
+    }
+
+    /// The next chain that the driver has made available; nothing when there is none.
+    pub fn next(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Chain>, Malformed> {
+        let Some(descriptors) = self.queue.iter(memory).map_err(|_| Malformed::Index)?.next() else { return Ok(None) };
+        let mut chain = Chain { head: descriptors.head_index(), ..Chain::default() };
+        let mut ended = false;
+        for descriptor in descriptors.take(MOST_PARTS) {
+            ended = !descriptor.has_next();
+            let part = Part { address: descriptor.addr(), bytes: descriptor.len() as usize };
+            if part.bytes > 0 && memory.get_slice(part.address, part.bytes).is_err() {
+                return Err(Malformed::Outside);
+            }
+            if descriptor.is_write_only() {
+                chain.writable.push(part);
+            } else if chain.writable.is_empty() {
+                chain.readable.push(part);
+            } else {
+                return Err(Malformed::Order);
+            }
+        }
+        if ended { Ok(Some(chain)) } else { Err(Malformed::Chain) }
+    }
+
+    /// Puts the chain that was `next` last back: it will be next again.
+    pub fn undo_next(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a chain back to the driver; the device has written `written` bytes into it.
+    pub fn used(&mut self, head: u16, written: u32, memory: &GuestMemoryMmap) -> Result<(), Malformed> {
+        self.queue.add_used(memory, head, written).map_err(|_| Malformed::Chain)
+    }
+
+    /// Does the driver want to be told of what was used since this was asked last? Once after each batch.
+    pub fn wants_interrupt(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Malformed> {
+        self.queue.needs_notification(memory).map_err(|_| Malformed::Queue)
+    }
+
+    /// The worker looks at the queue by itself: the driver need not ring.
+    pub fn look(&mut self, memory: &GuestMemoryMmap) -> Result<(), Malformed> {
+        self.queue.disable_notification(memory).map_err(|_| Malformed::Queue)
+    }
+
+    /// The worker is going to wait: the driver has to ring for what it adds from now on. True when it has added
+    /// something already: look again.
+    pub fn rest(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Malformed> {
+        self.queue.enable_notification(memory).map_err(|_| Malformed::Queue)
+    }
+}
+
+/// Copies from the front of `parts` into `data`; what was copied is cut off them. How many bytes that were.
+pub fn take(parts: &mut Vec<Part>, data: &mut [u8], memory: &GuestMemoryMmap) -> Result<usize, Malformed> {
+    let mut done = 0;
+    let mut emptied = 0;
+    for part in parts.iter_mut() {
+        let length = part.bytes.min(data.len() - done);
+        memory.read_slice(&mut data[done..done + length], part.address).map_err(|_| Malformed::Outside)?;
+        done += length;
+        part.bytes -= length;
+        part.address = GuestAddress(part.address.0.wrapping_add(length as u64));
+        if part.bytes > 0 {
+            break;
+        }
+        emptied += 1;
+    }
+    parts.drain(..emptied);
+    Ok(done)
+}
