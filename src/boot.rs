@@ -18,9 +18,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::json;
 
-pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout};
+pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout, TapArg};
 use events::Events;
 
+use crate::devices::virtio::net::tap::TapError;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
@@ -65,7 +66,8 @@ impl BootCommandError {
         match self {
             BootCommandError::UnknownGuest { .. } | BootCommandError::NotBuilt { .. } => 2,
             BootCommandError::Machine(MachineError::Boot(BootError::Registers(_))) => 1,
-            BootCommandError::Machine(MachineError::Boot(_)) => 2,
+            BootCommandError::Machine(MachineError::Boot(_) | MachineError::Tap(TapError::Name { .. })) => 2,
+            BootCommandError::Machine(MachineError::Tap(TapError::Absent | TapError::Forbidden { .. })) => 3,
             BootCommandError::Machine(MachineError::Prepare(error)) => match error {
                 PrepareError::Kvm(KvmUnusable::Broken(_)) => 1,
                 PrepareError::Kvm(_) => 3,
@@ -123,9 +125,6 @@ fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
     if args.initrd.is_some() {
         return not_built("--initrd, for a Linux kernel, is");
     }
-    if args.tap.is_some() {
-        return not_built("--tap, a network card, is");
-    }
     let disk = |disk: &DiskArg| DiskConfig { path: disk.path.clone(), read_only: disk.read_only, right: Right::Member };
     Ok(MachineConfig {
         kernel: kernel(&args.kernel)?,
@@ -133,6 +132,7 @@ fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
         vcpus: args.vcpus,
         memory_bytes: args.memory,
         disks: args.disks.iter().map(disk).collect(),
+        nets: args.taps.iter().map(TapArg::config).collect(),
     })
 }
 

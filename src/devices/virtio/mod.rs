@@ -33,9 +33,11 @@ pub mod block;
 pub mod disk;
 pub mod interrupts;
 pub mod link;
+pub mod net;
 pub mod pci;
 mod registers;
 pub mod ring;
+pub mod rng;
 pub mod settings;
 #[cfg(test)]
 mod tests;
