@@ -137,7 +137,11 @@ fn parse_tap(text: &str) -> Result<TapArg, String> {
             Some(("mac", mac)) => tap.mac = mac.parse().map_err(|error: BadMac| error.to_string())?,
             Some(("offload", "on")) => tap.offload = true,
             Some(("offload", "off")) => tap.offload = false,
-            _ => return Err(format!("{piece:?} is no option of a tap; write NAME, then mac=M or offload=off behind commas")),
+            _ => {
+                return Err(format!(
+                    "{piece:?} is no option of a tap; write NAME, then mac=M or offload=off behind commas"
+                ));
+            }
         }
     }
     Ok(tap)
@@ -185,7 +189,10 @@ mod tests {
     #[test]
     fn taps() {
         let tap = parse_tap("sip0,mac=52:54:00:51:90:01,offload=off").expect("all of it");
-        assert_eq!((tap.name.as_str(), tap.mac.to_string().as_str(), tap.offload), ("sip0", "52:54:00:51:90:01", false));
+        assert_eq!(
+            (tap.name.as_str(), tap.mac.to_string().as_str(), tap.offload),
+            ("sip0", "52:54:00:51:90:01", false)
+        );
         let plain = parse_tap("tap0").expect("a name");
         assert_eq!((plain.mac, plain.offload), (Mac::made_up("tap0"), true));
         for text in ["tap0,mac=1", "tap0,", "tap0,offload", "tap0,mac=01:00:00:00:00:00", "tap0,speed=9"] {

@@ -26,7 +26,8 @@ impl Carrier {
     pub fn hush(&self) {
         let mut message = [0; 4096];
         // News that were lost on the way are an error, and news all the same.
-        while matches!(recv(self.news.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT), Ok(_) | Err(Errno::ENOBUFS)) {}
+        while matches!(recv(self.news.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT), Ok(_) | Err(Errno::ENOBUFS)) {
+        }
     }
 
     /// True when the interface is there and up.
@@ -44,6 +45,13 @@ impl Carrier {
         if let Err(error) = done {
             log::info!("Interface {} stays as it is: {}", self.name, error.desc());
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn take_down(&self) {
+        let mut request = interface(&self.name);
+        request.ifr_ifru.ifru_flags = self.flags().unwrap() & !(libc::IFF_UP as libc::c_short);
+        self.ask(libc::SIOCSIFFLAGS, &mut request).unwrap();
     }
 
     /// The interface's MTU, in bytes; virtio tells up to 65535.

@@ -9,7 +9,9 @@ pub struct Mac(pub [u8; 6]);
 
 /// Not an address that a guest can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no MAC address of one station; write six bytes in hexadecimal, the first one even: 52:54:00:51:90:00")]
+#[error(
+    "{text:?} is no MAC address of one station; write six bytes in hexadecimal, the first one even: 52:54:00:51:90:00"
+)]
 pub struct BadMac {
     text: String,
 }
@@ -19,9 +21,9 @@ impl Mac {
     /// the same address.
     pub fn made_up(name: &str) -> Mac {
         // FNV-1a, 64 bits: it need only be spread well.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         let [_, _, a, b, c, d, e, f] = (hash ^ hash >> 32).to_be_bytes();
         Mac([a & 0xfc | 0x02, b, c, d, e, f])
     }
@@ -61,7 +63,16 @@ mod tests {
     fn addresses_are_read_as_they_are_written() {
         let mac: Mac = "52:54:00:51:90:0F".parse().expect("an address");
         assert_eq!(mac.to_string(), "52:54:00:51:90:0f");
-        for text in ["", "52:54:00:51:90", "52:54:00:51:90:00:00", "5254:00:51:90:0", "+2:54:00:51:90:00", "53:54:00:51:90:00", "00:00:00:00:00:00", "é2:54:00:51:90:00"] {
+        for text in [
+            "",
+            "52:54:00:51:90",
+            "52:54:00:51:90:00:00",
+            "5254:00:51:90:0",
+            "+2:54:00:51:90:00",
+            "53:54:00:51:90:00",
+            "00:00:00:00:00:00",
+            "é2:54:00:51:90:00",
+        ] {
             assert!(text.parse::<Mac>().is_err(), "{text:?}");
         }
     }

@@ -20,6 +20,8 @@ pub mod rarp;
 mod receive;
 mod send;
 pub mod tap;
+#[cfg(test)]
+mod tests;
 pub mod worker;
 
 use super::pci::Kind;

@@ -11,12 +11,8 @@ use super::mac::Mac;
 pub const FRAME_BYTES: usize = 60;
 
 /// When it is sent, after the first.
-pub const AGAIN_AFTER: [Duration; 4] = [
-    Duration::from_millis(50),
-    Duration::from_millis(150),
-    Duration::from_millis(250),
-    Duration::from_millis(350),
-];
+pub const AGAIN_AFTER: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(250), Duration::from_millis(350)];
 
 /// The frame that says where `mac` is.
 pub fn frame(mac: Mac) -> [u8; FRAME_BYTES] {

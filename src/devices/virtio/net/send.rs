@@ -51,7 +51,12 @@ impl Sender {
     }
 
     /// Sends one frame, if there is one and it may pass.
-    pub fn send(&mut self, tap: &Tap, memory: &GuestMemoryMmap, may_pass: impl FnOnce() -> bool) -> Result<Sent, Malformed> {
+    pub fn send(
+        &mut self,
+        tap: &Tap,
+        memory: &GuestMemoryMmap,
+        may_pass: impl FnOnce() -> bool,
+    ) -> Result<Sent, Malformed> {
         let Some(mut chain) = self.ring.next(memory)? else { return Ok(Sent::None) };
         if !may_pass() {
             self.ring.undo_next();

@@ -77,7 +77,9 @@ pub enum TapError {
     #[error("{DEVICE} is not there; load the tun module, or make the node (character device 10, 200)")]
     Absent,
     /// The user may not.
-    #[error("Tap {name:?} may not be used by this user; run as root, or make it for this user (ip tuntap add {name} mode tap user ...)")]
+    #[error(
+        "Tap {name:?} may not be used by this user; run as root, or make it for this user (ip tuntap add {name} mode tap user ...)"
+    )]
     Forbidden {
         /// Its name.
         name: String,
@@ -89,7 +91,9 @@ pub enum TapError {
         name: String,
     },
     /// There is an interface of that name, of another kind.
-    #[error("{name:?} is a network interface, but no tap; take another name, or make a tap (ip tuntap add {name} mode tap)")]
+    #[error(
+        "{name:?} is a network interface, but no tap; take another name, or make a tap (ip tuntap add {name} mode tap)"
+    )]
     NoTap {
         /// Its name.
         name: String,
@@ -172,7 +176,8 @@ impl Tap {
     /// From now on frames for the guest may come so.
     pub fn set_offloads(&self, offloads: Offloads) -> io::Result<()> {
         // SAFETY: the ioctl takes the bits as its argument.
-        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD as _, offloads.0 as libc::c_ulong) };
+        let result =
+            unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD as _, offloads.0 as libc::c_ulong) };
         Errno::result(result)?;
         Ok(())
     }
