@@ -11,7 +11,6 @@ mod events;
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,7 +24,7 @@ use crate::devices::virtio::net::tap::TapError;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
-use crate::vmm::boot::{BootError, Kernel};
+use crate::vmm::boot::{Entry as KernelEntry, Kernel};
 use crate::vmm::kvm::KvmUnusable;
 use crate::vmm::machine::{DiskConfig, Machine, MachineConfig, MachineError};
 use crate::vmm::memory::MemoryError;
@@ -43,14 +42,8 @@ const LINE_BYTES: usize = 255;
 enum BootCommandError {
     #[error("There is no built-in guest called {name:?}; there are {known}")]
     UnknownGuest { name: String, known: String },
-    #[error("Kernel {path:?} cannot be read")]
-    Kernel {
-        path: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{what} not built yet; start a built-in guest (builtin:pet, say)")]
-    NotBuilt { what: String },
+    #[error("A built-in guest loads no initial RAM disk; take --initrd out, or name a kernel file")]
+    BuiltinInitrd,
     #[error("Console file {path:?} cannot be opened")]
     Serial {
         path: std::path::PathBuf,
@@ -64,10 +57,10 @@ enum BootCommandError {
 impl BootCommandError {
     fn exit_code(&self) -> u8 {
         match self {
-            BootCommandError::UnknownGuest { .. } | BootCommandError::NotBuilt { .. } => 2,
-            BootCommandError::Machine(MachineError::Boot(BootError::Registers(_))) => 1,
-            BootCommandError::Machine(MachineError::Boot(_) | MachineError::Tap(TapError::Name { .. })) => 2,
+            BootCommandError::UnknownGuest { .. } | BootCommandError::BuiltinInitrd => 2,
+            BootCommandError::Machine(MachineError::Tap(TapError::Name { .. })) => 2,
             BootCommandError::Machine(MachineError::Tap(TapError::Absent | TapError::Forbidden { .. })) => 3,
+            BootCommandError::Machine(MachineError::Boot(error)) => error.exit_code(),
             BootCommandError::Machine(MachineError::Prepare(error)) => match error {
                 PrepareError::Kvm(KvmUnusable::Broken(_)) => 1,
                 PrepareError::Kvm(_) => 3,
@@ -121,13 +114,9 @@ fn boot(args: &BootArgs) -> Result<End, BootCommandError> {
 }
 
 fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
-    let not_built = |what: &str| Err(BootCommandError::NotBuilt { what: what.into() });
-    if args.initrd.is_some() {
-        return not_built("--initrd, for a Linux kernel, is");
-    }
     let disk = |disk: &DiskArg| DiskConfig { path: disk.path.clone(), read_only: disk.read_only, right: Right::Member };
     Ok(MachineConfig {
-        kernel: kernel(&args.kernel)?,
+        kernel: kernel(args)?,
         cmdline: args.cmdline.clone(),
         vcpus: args.vcpus,
         memory_bytes: args.memory,
@@ -136,8 +125,12 @@ fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
     })
 }
 
-fn kernel(name: &str) -> Result<Kernel, BootCommandError> {
+fn kernel(args: &BootArgs) -> Result<Kernel, BootCommandError> {
+    let name = &args.kernel;
     if let Some(name) = name.strip_prefix("builtin:") {
+        if args.initrd.is_some() {
+            return Err(BootCommandError::BuiltinInitrd);
+        }
         let guest = firmware::find(name).ok_or_else(|| BootCommandError::UnknownGuest {
             name: name.into(),
             known: firmware::guests().map(|guest| guest.name).collect::<Vec<_>>().join(", "),
@@ -145,28 +138,12 @@ fn kernel(name: &str) -> Result<Kernel, BootCommandError> {
         let load_address = firmware::LOAD_ADDRESS;
         return Ok(Kernel::Flat { image: firmware::blob(), load_address, entry: guest.entry });
     }
-    let what = kernel_file(Path::new(name)).map_err(|source| BootCommandError::Kernel { path: name.into(), source })?;
-    Err(BootCommandError::NotBuilt { what: format!("Booting {name:?}, {what}, is") })
-}
-
-/// What kind of kernel a file is, by its first bytes.
-fn kernel_file(path: &Path) -> io::Result<&'static str> {
-    use std::os::unix::fs::FileExt;
-    let mut first = [0; 4];
-    let mut setup = [0; 4];
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    if length >= 4 {
-        file.read_exact_at(&mut first, 0)?;
-    }
-    if length >= 0x206 {
-        file.read_exact_at(&mut setup, 0x202)?;
-    }
-    Ok(match (&first, &setup) {
-        (b"\x7fELF", _) => "an ELF kernel",
-        (_, b"HdrS") => "a bzImage",
-        _ => "which is neither an ELF kernel nor a bzImage,",
-    })
+    let entry = match args.entry {
+        Entry::Auto => KernelEntry::Auto,
+        Entry::Pvh => KernelEntry::Pvh,
+        Entry::Linux => KernelEntry::Linux,
+    };
+    Ok(Kernel::File { path: name.into(), initrd: args.initrd.clone(), entry })
 }
 
 /// Where the console goes.

@@ -29,7 +29,6 @@ use crate::devices::virtio::net::mac::Mac;
 use crate::duplex::Node;
 use crate::duplex::event::Event;
 use crate::duplex::ident::{Incarnation, MemberId, Slot};
-use crate::firmware;
 use crate::keys::KeyRing;
 use crate::net::{LinkError, Links, Plan, WireIdent};
 use crate::storage::file::{Access, Faults};
@@ -37,7 +36,7 @@ use crate::storage::gate::{LeaseGate, Right};
 use crate::storage::host::{HostIds, NoBootId};
 use crate::storage::lock::{self, LockError, NodeLock};
 use crate::storage::state::{Area, AreaError, Recorder, StateDisk, Worker};
-use crate::vmm::boot;
+use crate::vmm::boot::{self, BootError, Loader};
 use crate::vmm::kvm::{Host, KvmUnusable};
 use crate::vmm::machine::{DiskConfig, MachineConfig, NetConfig};
 
@@ -92,6 +91,9 @@ pub enum RunError {
     /// There is no such kernel.
     #[error("There is no kernel {0} that this program boots in a pair")]
     NoKernel(String),
+    /// The kernel or its initial RAM disk.
+    #[error(transparent)]
+    Boot(#[from] BootError),
     /// The key file.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -143,6 +145,7 @@ impl RunError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Config(_) | RunError::NoSuchNode { .. } | RunError::Unbuilt { .. } => 2,
+            RunError::Boot(error) => error.exit_code(),
             RunError::Kvm(_) => 3,
             _ => 1,
         }
@@ -154,6 +157,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     let config = Config::load(&options.config)?;
     let me = slot_of(&config, &options.node)?;
     refuse_unbuilt(&config)?;
+    check_kernel(&config)?;
     let keys = config.keys()?;
     Host::open()?;
     // Held until the process ends: whoever has it is this node on this host.
@@ -317,9 +321,10 @@ impl Parts<'_> {
 
     fn machine(&self, member: MemberId) -> Result<MachineConfig, RunError> {
         let guest = &self.config.guest;
-        let (kernel, options) = match &guest.kernel {
-            Kernel::Builtin(name) => (builtin(name)?, format!(" member={}", member.index())),
-            Kernel::File(path) => return Err(RunError::NoKernel(path.display().to_string())),
+        let kernel = kernel(self.config)?;
+        let options = match &guest.kernel {
+            Kernel::Builtin(_) => format!(" member={}", member.index()),
+            Kernel::File(_) => String::new(),
         };
         let delay = match self.options.test_delay_ms {
             0 => String::new(),
@@ -375,10 +380,15 @@ impl Parts<'_> {
     }
 }
 
-/// A tiny guest as a machine takes it.
-fn builtin(name: &str) -> Result<boot::Kernel, RunError> {
-    let guest = firmware::find(name).ok_or_else(|| RunError::NoKernel(format!("builtin:{name}")))?;
-    Ok(boot::Kernel::Flat { image: firmware::blob(), load_address: firmware::LOAD_ADDRESS, entry: guest.entry })
+/// What the guests boot.
+fn kernel(config: &Config) -> Result<boot::Kernel, RunError> {
+    let guest = &config.guest;
+    guest.kernel.to_boot(guest.initrd.as_deref()).ok_or_else(|| RunError::NoKernel(format!("{:?}", guest.kernel)))
+}
+
+/// A kernel that could not be booted is found before there is anything to boot it for.
+fn check_kernel(config: &Config) -> Result<(), RunError> {
+    Ok(Loader::open(&kernel(config)?)?.check(config.guest.memory_bytes)?)
 }
 
 fn with_suffix(stem: &Path, suffix: &str) -> PathBuf {

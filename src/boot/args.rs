@@ -15,10 +15,11 @@ use crate::vmm::machine::NetConfig;
 /// usage, 3 when KVM is missing.
 #[derive(Debug, Clone, Args)]
 pub struct BootArgs {
-    /// What to start: builtin:NAME for a tiny guest (count, pet, hang, triple-fault, panic, mute, reset, off, wild).
+    /// What to start: an x86-64 vmlinux (ELF), a bzImage, or builtin:NAME for a tiny guest (count, pet, hang,
+    /// triple-fault, panic, mute, reset, off, wild).
     #[arg(long, value_name = "K")]
     pub kernel: String,
-    /// Initial RAM disk of a Linux kernel (not built yet).
+    /// Initial RAM disk of a kernel file.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
     /// Processors.
@@ -60,11 +61,11 @@ pub struct BootArgs {
 /// How a kernel file is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Entry {
-    /// As it wants to be.
+    /// By PVH if it has the entry for it, else by Linux's protocol.
     Auto,
-    /// By its PVH entry.
+    /// By its PVH entry: ELF only.
     Pvh,
-    /// By Linux's own boot protocol.
+    /// By Linux's 64-bit boot protocol.
     Linux,
 }
 

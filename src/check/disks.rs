@@ -1,6 +1,6 @@
 //! The external disk as this host reaches it: the state disks, the members' images, the files that are booted.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::keys::KeyRing;
 use crate::outcome::chain;
 use crate::storage::file::{Access, Buffer, DirectFile, Faults};
 use crate::storage::state::{Area, AreaError, SLOTS_AT, SLOTS_BYTES};
+use crate::vmm::boot::Loader;
 
 /// How often all slots are read to see how fast the disk is.
 const READS: usize = 21;
@@ -200,20 +201,12 @@ fn one_use_each(config: &Config, report: &mut Report) {
     }
 }
 
-/// What is loaded into the guest.
+/// What is loaded into the guest: the kernel and its initial RAM disk, as far as their headers tell.
 fn booted(config: &Config, report: &mut Report) {
-    let kernel = match &config.guest.kernel {
-        Kernel::File(path) => Some(path),
-        Kernel::Builtin(_) => None,
-    };
-    for path in kernel.into_iter().chain(&config.guest.initrd) {
-        let opened = File::open(path).and_then(|file| file.metadata());
-        match opened {
-            Ok(found) if found.is_file() && found.len() > 0 => {
-                report.add(Level::Ok, said(path), format!("{} bytes to boot", found.len()));
-            }
-            Ok(_) => report.add(Level::Refuse, said(path), "no file with something in it"),
-            Err(error) => report.add(Level::Refuse, said(path), format!("Cannot be read: {error}")),
-        }
+    let Kernel::File(path) = &config.guest.kernel else { return };
+    let Some(kernel) = config.guest.kernel.to_boot(config.guest.initrd.as_deref()) else { return };
+    match Loader::open(&kernel).and_then(|loader| loader.check(config.guest.memory_bytes)) {
+        Ok(()) => report.add(Level::Ok, said(path), "can be booted"),
+        Err(error) => report.add(Level::Refuse, said(path), chain(&error)),
     }
 }

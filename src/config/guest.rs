@@ -10,6 +10,7 @@ use super::section::Section;
 use super::value::{self, show_size};
 use crate::duplex::timing::Timing;
 use crate::firmware;
+use crate::vmm::boot;
 
 /// The least memory of a guest, in bytes.
 pub const LEAST_MEMORY_BYTES: u64 = 8 << 20;
@@ -39,6 +40,24 @@ pub enum Kernel {
 impl Default for Kernel {
     fn default() -> Kernel {
         Kernel::Builtin(String::new())
+    }
+}
+
+impl Kernel {
+    /// As a machine takes it, with the initial RAM disk of a kernel file. None for a builtin guest that is not there.
+    pub fn to_boot(&self, initrd: Option<&Path>) -> Option<boot::Kernel> {
+        match self {
+            Kernel::Builtin(name) => firmware::find(name).map(|guest| boot::Kernel::Flat {
+                image: firmware::blob(),
+                load_address: firmware::LOAD_ADDRESS,
+                entry: guest.entry,
+            }),
+            Kernel::File(path) => Some(boot::Kernel::File {
+                path: path.clone(),
+                initrd: initrd.map(Path::to_path_buf),
+                entry: boot::Entry::Auto,
+            }),
+        }
     }
 }
 

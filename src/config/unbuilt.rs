@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::finding::Findings;
-use super::guest::Kernel;
 use super::{Config, FenceKind};
 
 /// One configured thing that is not carried out.
@@ -41,9 +40,6 @@ pub(super) fn list(config: &Config, out: &Findings<'_>) -> Vec<Unbuilt> {
     }
     if config.backup.is_some() {
         add("backup".to_owned(), false, "not built yet: no backup is made");
-    }
-    if matches!(config.guest.kernel, Kernel::File(_)) {
-        add("guest.kernel".to_owned(), true, "not built yet: only builtin guests are booted");
     }
     for (i, node) in config.nodes.iter().enumerate() {
         if node.metrics.is_some() {

@@ -38,6 +38,8 @@ pub const LOW_RAM_END: u64 = 0xc000_0000;
 pub const PCI_WINDOW: Range<u64> = 0xc000_0000..0xe000_0000;
 /// ECAM window, 256 buses of 1 MiB; only bus 0 has functions.
 pub const ECAM: Range<u64> = 0xe000_0000..0xf000_0000;
+/// How much of it one bus takes.
+pub const ECAM_BUS_BYTES: u64 = 1 << 20;
 /// IOAPIC registers, in KVM.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// Local APIC registers, in KVM.
@@ -126,6 +128,11 @@ impl Board {
             Some(Function::Virtio(device)) => Some(device),
             _ => None,
         }
+    }
+
+    /// How many PCI slots are occupied: the first ones.
+    pub fn slots(&self) -> u8 {
+        self.pci.slots()
     }
 
     /// The watchdog, to look at.

@@ -164,6 +164,12 @@ impl Pci {
         Ok(slot as u8)
     }
 
+    /// How many slots are occupied: the first ones.
+    pub fn slots(&self) -> u8 {
+        // At most 32: `plug` sees to that.
+        self.functions.len() as u8
+    }
+
     /// The function in `slot`.
     pub fn function(&self, slot: u8) -> Option<&Function> {
         self.functions.get(usize::from(slot))

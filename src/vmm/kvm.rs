@@ -53,6 +53,7 @@ const REQUIRED: [(Cap, &str); 9] = [
 pub struct Host {
     kvm: Kvm,
     cpuid: CpuId,
+    tsc_deadline: bool,
 }
 
 impl Host {
@@ -87,7 +88,8 @@ impl Host {
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|error| KvmUnusable::TooOld { lacking: format!("it does not tell its CPUID ({error})") })?;
-        Ok(Host { kvm, cpuid })
+        let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+        Ok(Host { kvm, cpuid, tsc_deadline })
     }
 
     /// To make virtual machines with.
@@ -98,6 +100,11 @@ impl Host {
     /// The CPUID leaves that a guest may be shown.
     pub fn cpuid(&self) -> &CpuId {
         &self.cpuid
+    }
+
+    /// True when a guest's local APIC can be told a deadline instead of a countdown.
+    pub fn has_tsc_deadline(&self) -> bool {
+        self.tsc_deadline
     }
 
     /// How many processors a guest may have: what KVM allows, and no more than 8-bit APIC ids can name.

@@ -9,7 +9,7 @@ use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
 
-use super::boot::{self, BootError, Kernel};
+use super::boot::{BootError, Kernel, Loader, Surroundings};
 use super::memory::Ram;
 use super::pace::Pace;
 use super::prepared::{PrepareError, Prepared, Vm};
@@ -123,6 +123,7 @@ struct Threads {
 #[derive(Debug)]
 pub struct Machine {
     config: MachineConfig,
+    loader: Loader,
     gate: Arc<LeaseGate>,
     sink: Sink,
     board: Arc<Mutex<Board>>,
@@ -156,8 +157,10 @@ impl Machine {
             prepared.into_parts().0.close_aside();
             return Machine::build(config, gate, sink);
         }
+        let loader = Loader::open(&config.kernel)?;
         let (vm, ram) = prepared.into_parts();
         let mut machine = Machine {
+            loader,
             pace: Arc::new(Pace::new(gate.clone(), sink.clone())?),
             ticker: Arc::new(Ticker::new()?),
             board: Arc::new(Mutex::new(Board::new())),
@@ -171,7 +174,7 @@ impl Machine {
             sink,
         };
         let backends = machine.plug_devices()?;
-        machine.begin(vm, backends)?;
+        machine.begin(vm, backends, true)?;
         Ok(machine)
     }
 
@@ -191,7 +194,7 @@ impl Machine {
         self.reset_board();
         let ram = self.ram.as_ref().expect("a machine has its RAM until it is stopped");
         let vm = Vm::new(self.config.vcpus, ram)?;
-        self.begin(vm, backends)?;
+        self.begin(vm, backends, false)?;
         self.start();
         Ok(())
     }
@@ -248,10 +251,16 @@ impl Machine {
     }
 
     /// Loads the guest and starts the threads; they stand still until `start`.
-    fn begin(&mut self, vm: Vm, backends: Vec<Backend>) -> Result<(), MachineError> {
+    fn begin(&mut self, vm: Vm, backends: Vec<Backend>, ram_is_zero: bool) -> Result<(), MachineError> {
         let ram = self.ram.clone().expect("a machine has its RAM until it is stopped");
-        let entry = boot::load(&self.config.kernel, &self.config.cmdline, ram.guest())?;
-        boot::set_registers(&vm.vcpus[0], entry)?;
+        let around = Surroundings {
+            cmdline: &self.config.cmdline,
+            vcpus: self.config.vcpus,
+            pci_slots: self.board.lock().unwrap_or_else(PoisonError::into_inner).slots(),
+            ram_is_zero,
+        };
+        let start = self.loader.load(around, ram.guest())?;
+        start.set_registers(&vm.vcpus[0]).map_err(BootError::Registers)?;
         let links = self.devices.iter().map(|device| (device.slot, device.link.clone())).collect();
         let sockets = Sockets::new(vm.fd.clone(), links)?;
         let wiring = Arc::new(Wiring::new(

@@ -14,12 +14,15 @@
 //! Whoever owns a [`machine::Machine`] gets a [`report::Report`] for everything that KVM or a chip did, and
 //! decides; the machine itself decides nothing but to stand still while its gate is shut.
 
+pub mod acpi;
 pub mod boot;
+pub mod cpuid;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod pace;
 pub mod prepared;
+pub mod processor;
 pub mod report;
 pub mod signal;
 pub mod sockets;

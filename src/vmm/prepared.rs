@@ -4,14 +4,19 @@
 //! machine, its interrupt controllers, its processors, and above all its first memory slot. All of it depends on the
 //! machine's size alone, and none of it takes guest memory before a guest touches it: a spare keeps one ready.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use kvm_bindings::{CpuId, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 use kvm_ioctls::{VcpuFd, VmFd};
 
+use super::cpuid::Place;
 use super::kvm::{Host, KvmUnusable};
 use super::memory::{MemoryError, Ram};
+use super::processor;
 
+/// What KVM takes for itself below 4 GiB: nothing of the guest's may lie there.
+pub const KVM_PAGES: Range<u64> = IDENTITY_MAP_ADDRESS..IDENTITY_MAP_ADDRESS + 0x4000;
 /// Three pages for Intel processors in real mode, in the hole below 4 GiB, and one for their page table.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
@@ -72,7 +77,10 @@ impl Vm {
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         step("make a timer chip", fd.create_pit2(pit))?;
         ram.plug_into(&fd)?;
-        let vcpus = (0..vcpus).map(|index| vcpu(&fd, index, host.cpuid())).collect::<Result<_, _>>()?;
+        // At most 254, as checked above.
+        let of = vcpus as u32;
+        let make = |index| step("make a processor", processor::make(&fd, Place { index, of }, host));
+        let vcpus = (0..of).map(make).collect::<Result<_, _>>()?;
         Ok(Vm { fd: Arc::new(fd), vcpus })
     }
 
@@ -81,20 +89,6 @@ impl Vm {
         // Without a thread it is closed here: slow, not wrong.
         let _ = std::thread::Builder::new().name("vm-close".into()).spawn(move || drop(self));
     }
-}
-
-fn vcpu(vm: &VmFd, index: usize, cpuid: &CpuId) -> Result<VcpuFd, PrepareError> {
-    let vcpu = step("make a processor", vm.create_vcpu(index as u64))?;
-    let mut cpuid = cpuid.clone();
-    for leaf in cpuid.as_mut_slice() {
-        match leaf.function {
-            0x1 => leaf.ebx = leaf.ebx & 0x00ff_ffff | (index as u32) << 24,
-            0xb | 0x1f => leaf.edx = index as u32,
-            _ => {}
-        }
-    }
-    step("set the processor's CPUID", vcpu.set_cpuid2(&cpuid))?;
-    Ok(vcpu)
 }
 
 /// A machine without a guest.

@@ -114,6 +114,15 @@ impl<'a> Vcpu<'a> {
                 let what = self.internal_error();
                 return self.broken(what);
             }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                let what = format!("the host's processor {cpu} refuses to enter the guest (reason {reason:#x})");
+                return self.broken(what);
+            }
+            // Only hypervisors that KVM does not play here end a guest this way.
+            Ok(VcpuExit::SystemEvent(event, _)) => {
+                let what = format!("it came back with system event {event}, which nothing in this machine makes");
+                return self.broken(what);
+            }
             Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => {}
             Ok(exit) => {
                 let what = format!("it came back with {exit:?}");

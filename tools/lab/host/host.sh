@@ -1,0 +1,117 @@
+# What a test's script on a host can say: it begins with `. /lab/host.sh`.
+#
+# HOST is the host's letter, NUMBER its number from 1 (its address is 10.0.0.NUMBER), HOSTS how many there are, SEED the run's.
+
+library=/library
+kernels=$library/kernel
+case "$HOST" in [a-d]) ;; *) HOST=a ;; esac
+
+# ok WHAT: this point holds. fail WHY: it does not, the test has failed; the rest of it runs. A log named in $log is shown.
+ok() {
+    echo "LAB ok $*"
+    echo "@ ok $*" >&3
+}
+fail() {
+    echo "LAB FAIL $*"
+    echo "@ fail $*" >&3
+    [ -z "$log" ] || { echo "--- the end of $log:"; tail -n 60 "$log"; echo "---"; }
+}
+die() { fail "$@"; exit 1; }
+
+# note TEXT: a line for whoever reads the run's results, figures for one.
+note() {
+    echo "LAB note $*"
+    echo "@ note $*" >&3
+}
+
+# check WHAT COMMAND...: ok when the command succeeds, else fail.
+check() {
+    local what=$1
+    shift
+    if "$@"; then ok "$what"; else fail "$what: $*"; fi
+}
+
+# lab COMMAND...: asks the lab, and prints what it answers; fails when the lab refuses.
+#   power-off HOST, power-on HOST     the plug
+#   link FROM TO cut|up|SETTING...    frames from one host to another, `any` for every one: drop=PERCENT double=PERCENT
+#                                     delay=MS jitter=MS; what is not named is as in a whole link
+#   starts                            how often this host has started in this test, this start included
+#   mark NAME, marked NAME            sets a mark that all hosts see; asks for it
+lab() {
+    local answer
+    until mkdir /tmp/asking 2>/dev/null; do sleep 0.05; done
+    echo "@ ask $*" >&3
+    read -r answer <&3
+    rmdir /tmp/asking
+    case "$answer" in
+        "yes "*) echo "${answer#yes }" ;;
+        yes) ;;
+        *) echo "lab $*: ${answer#no }" >&2; return 1 ;;
+    esac
+}
+
+# await NAME SECONDS: until a host has set the mark.
+await() {
+    within "$2" lab marked "$1" 2>/dev/null || die "Waited $2 s for the mark $1"
+}
+
+# within SECONDS COMMAND...: tries it until it succeeds, at most that long.
+within() {
+    local until=$(($(uptime_s) + $1))
+    shift
+    until "$@"; do
+        [ "$(uptime_s)" -lt "$until" ] || return 1
+        sleep 0.2
+    done
+}
+
+uptime_s() { cut -d . -f 1 /proc/uptime; }
+uptime_ms() { sed 's/^\([0-9]*\)\.\([0-9]*\) .*/\1\20/' /proc/uptime; }
+
+# guest_initrd NAME [generic|cloud]: /tmp/NAME.cpio, a guest that runs the script on standard input, then powers off.
+guest_initrd() {
+    local root=/tmp/guest-$1
+    rm -rf "$root"
+    mkdir -p "$root"
+    cp /lab/guest-init "$root/init"
+    cat >"$root/guest.sh"
+    { cat "$library/guest/${2:-generic}.cpio"; (cd "$root" && find . | cpio -o -H newc 2>/dev/null); } >"/tmp/$1.cpio"
+    rm -rf "$root"
+}
+
+# guest NAME SECONDS ARGUMENTS...: duplexvm boot with these, until it ends by itself. Its exit code is in $code (124: it
+# had to be stopped), what it printed in the file $log, the time that it took in $took_ms.
+guest() {
+    log=/tmp/$1.log
+    local seconds=$2 begun
+    shift 2
+    begun=$(uptime_ms)
+    timeout -s KILL "$seconds" duplexvm boot "$@" >"$log" 2>&1 </dev/null
+    code=$?
+    [ "$code" != 137 ] || code=124
+    took_ms=$(($(uptime_ms) - begun))
+}
+
+# expect WHAT CODE [PATTERN]: the last guest ended so, and printed a line that matches.
+expect() {
+    if [ "$code" != "$2" ]; then
+        fail "$1: ended with $code where $2 is due, after $took_ms ms"
+    elif [ -n "$3" ] && ! grep -q -e "$3" "$log"; then
+        fail "$1: printed nothing like '$3'"
+    else
+        ok "$1"
+    fi
+}
+
+# qemu_guest NAME SECONDS ARGUMENTS...: as guest, but a q35 machine of QEMU with these arguments, on this host's KVM.
+qemu_guest() {
+    log=/tmp/$1.log
+    local seconds=$2 begun
+    shift 2
+    begun=$(uptime_ms)
+    timeout -s KILL "$seconds" qemu -M q35 -accel kvm -cpu host -display none -serial stdio -no-reboot "$@" \
+        >"$log" 2>&1 </dev/null
+    code=$?
+    [ "$code" != 137 ] || code=124
+    took_ms=$(($(uptime_ms) - begun))
+}
