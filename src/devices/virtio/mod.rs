@@ -32,9 +32,11 @@ pub mod backend;
 pub mod block;
 pub mod interrupts;
 pub mod link;
+pub mod net;
 pub mod pci;
 mod registers;
 pub mod ring;
+pub mod rng;
 pub mod settings;
 #[cfg(test)]
 mod tests;
