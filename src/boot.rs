@@ -17,9 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::json;
 
-pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout};
+pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout, TapArg};
 use events::Events;
 
+use crate::devices::virtio::net::tap::TapError;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
@@ -43,8 +44,6 @@ enum BootCommandError {
     UnknownGuest { name: String, known: String },
     #[error("A built-in guest loads no initial RAM disk; take --initrd out, or name a kernel file")]
     BuiltinInitrd,
-    #[error("{what} not built yet; start a built-in guest (builtin:pet, say)")]
-    NotBuilt { what: String },
     #[error("Console file {path:?} cannot be opened")]
     Serial {
         path: std::path::PathBuf,
@@ -58,9 +57,9 @@ enum BootCommandError {
 impl BootCommandError {
     fn exit_code(&self) -> u8 {
         match self {
-            BootCommandError::UnknownGuest { .. }
-            | BootCommandError::BuiltinInitrd
-            | BootCommandError::NotBuilt { .. } => 2,
+            BootCommandError::UnknownGuest { .. } | BootCommandError::BuiltinInitrd => 2,
+            BootCommandError::Machine(MachineError::Tap(TapError::Name { .. })) => 2,
+            BootCommandError::Machine(MachineError::Tap(TapError::Absent | TapError::Forbidden { .. })) => 3,
             BootCommandError::Machine(MachineError::Boot(error)) => error.exit_code(),
             BootCommandError::Machine(MachineError::Prepare(error)) => match error {
                 PrepareError::Kvm(KvmUnusable::Broken(_)) => 1,
@@ -115,10 +114,6 @@ fn boot(args: &BootArgs) -> Result<End, BootCommandError> {
 }
 
 fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
-    let not_built = |what: &str| Err(BootCommandError::NotBuilt { what: what.into() });
-    if args.tap.is_some() {
-        return not_built("--tap, a network card, is");
-    }
     let disk = |disk: &DiskArg| DiskConfig { path: disk.path.clone(), read_only: disk.read_only, right: Right::Member };
     Ok(MachineConfig {
         kernel: kernel(args)?,
@@ -126,6 +121,7 @@ fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
         vcpus: args.vcpus,
         memory_bytes: args.memory,
         disks: args.disks.iter().map(disk).collect(),
+        nets: args.taps.iter().map(TapArg::config).collect(),
     })
 }
 

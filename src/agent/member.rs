@@ -55,6 +55,11 @@ pub enum Order {
         /// It is the role: said again when the guest starts over by itself.
         is_role: bool,
     },
+    /// Say on the guest's networks where it is now.
+    Announce {
+        /// Which start.
+        boot: Boot,
+    },
     /// Stop the machine.
     Stop {
         /// Which start.
@@ -128,6 +133,11 @@ impl Keeper {
             match order {
                 Order::Start { member, boot } => self.start(member, boot),
                 Order::Tell { boot, line, is_role } => self.tell(boot, line, is_role),
+                Order::Announce { boot } => {
+                    if let Some(running) = self.running.as_ref().filter(|running| running.boot == boot) {
+                        running.machine.announce();
+                    }
+                }
                 Order::Stop { boot, graceful } => self.stop(boot, graceful, orders),
                 Order::Guest { boot, meaning } => self.follow(boot, meaning),
             }
@@ -331,6 +341,7 @@ mod tests {
             vcpus: 1,
             memory_bytes: 8 << 20,
             disks: vec![DiskConfig { path, read_only: false, right: Right::Member }],
+            nets: vec![],
         };
         let gate = Arc::new(LeaseGate::new());
         gate.open_until(Right::Member, 1, clock::mono() + Duration::from_secs(600));

@@ -25,6 +25,7 @@ use super::run::{Agent, Outcome};
 use super::signals::Signals;
 use crate::clock;
 use crate::config::{Config, ConfigError, Kernel, KeyError, Node as NodeConfig, Start};
+use crate::devices::virtio::net::mac::Mac;
 use crate::duplex::Node;
 use crate::duplex::event::Event;
 use crate::duplex::ident::{Incarnation, MemberId, Slot};
@@ -37,7 +38,7 @@ use crate::storage::lock::{self, LockError, NodeLock};
 use crate::storage::state::{Area, AreaError, Recorder, StateDisk, Worker};
 use crate::vmm::boot::{self, BootError, Loader};
 use crate::vmm::kvm::{Host, KvmUnusable};
-use crate::vmm::machine::{DiskConfig, MachineConfig};
+use crate::vmm::machine::{DiskConfig, MachineConfig, NetConfig};
 
 /// How long the flight recorder may take to be written at the end.
 const FLUSH: Duration = Duration::from_millis(300);
@@ -330,13 +331,28 @@ impl Parts<'_> {
             ms => format!(" delay_ms={ms}"),
         };
         let system = self.config.member(member).system.clone();
+        let nets = self.nets(member);
         Ok(MachineConfig {
             kernel,
             cmdline: format!("{}{options}{delay}", guest.cmdline).trim().to_owned(),
             vcpus: usize::from(guest.vcpus),
             memory_bytes: guest.memory_bytes,
             disks: vec![DiskConfig { path: system, read_only: false, right: Right::Member }],
+            nets,
         })
+    }
+
+    /// The member's card. An address that the config does not give is the member's own, on whichever host it runs.
+    fn nets(&self, member: MemberId) -> Vec<NetConfig> {
+        let config = self.config.member(member);
+        let made_up = || Mac::made_up(&format!("{}/{}", self.config.pair, member.index()));
+        let net = |tap: &String| NetConfig {
+            tap: tap.clone(),
+            mac: config.mac.map_or_else(made_up, Mac),
+            offload: true,
+            right: Right::Member,
+        };
+        config.tap.iter().map(net).collect()
     }
 
     /// The links; what they hear is a hint: it is dropped where the inbox is half full.

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::devices::virtio::net::mac::{BadMac, Mac};
+use crate::storage::gate::Right;
+use crate::vmm::machine::NetConfig;
+
 /// Starts one guest alone, without a pair: the VMM as such.
 ///
 /// Ends with 0 when the guest powers off, 10 when its watchdog expires, 11 when it panics, 12 on a triple fault, 13
@@ -30,9 +34,10 @@ pub struct BootArgs {
     /// A raw image or block device as a disk; ",ro" behind it: read-only. May be given several times.
     #[arg(long = "disk", value_name = "F[,ro]", value_parser = parse_disk)]
     pub disks: Vec<DiskArg>,
-    /// A tap device as a network card (not built yet).
-    #[arg(long, value_name = "NAME[,mac=M]")]
-    pub tap: Option<String>,
+    /// A tap as a network card, made if it is not there. Without mac the guest's address is made up from the tap's name;
+    /// ",offload=off": checksums and segmentation are left to nobody. May be given several times.
+    #[arg(long = "tap", value_name = "NAME[,mac=M][,offload=off]", value_parser = parse_tap)]
+    pub taps: Vec<TapArg>,
     /// How a kernel file is entered.
     #[arg(long, value_enum, default_value_t = Entry::Auto)]
     pub entry: Entry,
@@ -106,6 +111,43 @@ pub struct DiskArg {
     pub read_only: bool,
 }
 
+/// One network card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapArg {
+    /// The tap.
+    pub name: String,
+    /// The guest's address.
+    pub mac: Mac,
+    /// False: each side does its checksums and segmentation itself.
+    pub offload: bool,
+}
+
+impl TapArg {
+    /// The card as the machine knows it.
+    pub fn config(&self) -> NetConfig {
+        NetConfig { tap: self.name.clone(), mac: self.mac, offload: self.offload, right: Right::Member }
+    }
+}
+
+fn parse_tap(text: &str) -> Result<TapArg, String> {
+    let mut pieces = text.split(',');
+    let name = pieces.next().unwrap_or_default();
+    let mut tap = TapArg { name: name.to_owned(), mac: Mac::made_up(name), offload: true };
+    for piece in pieces {
+        match piece.split_once('=') {
+            Some(("mac", mac)) => tap.mac = mac.parse().map_err(|error: BadMac| error.to_string())?,
+            Some(("offload", "on")) => tap.offload = true,
+            Some(("offload", "off")) => tap.offload = false,
+            _ => {
+                return Err(format!(
+                    "{piece:?} is no option of a tap; write NAME, then mac=M or offload=off behind commas"
+                ));
+            }
+        }
+    }
+    Ok(tap)
+}
+
 fn parse_disk(text: &str) -> Result<DiskArg, String> {
     let (path, read_only) = match text.strip_suffix(",ro") {
         Some(path) => (path, true),
@@ -142,6 +184,20 @@ mod tests {
         }
         for text in ["", "MiB", "-1", "1 MiB", "1MB", "18446744073709551616", "99999999999GiB", "1.5GiB"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn taps() {
+        let tap = parse_tap("sip0,mac=52:54:00:51:90:01,offload=off").expect("all of it");
+        assert_eq!(
+            (tap.name.as_str(), tap.mac.to_string().as_str(), tap.offload),
+            ("sip0", "52:54:00:51:90:01", false)
+        );
+        let plain = parse_tap("tap0").expect("a name");
+        assert_eq!((plain.mac, plain.offload), (Mac::made_up("tap0"), true));
+        for text in ["tap0,mac=1", "tap0,", "tap0,offload", "tap0,mac=01:00:00:00:00:00", "tap0,speed=9"] {
+            assert!(parse_tap(text).is_err(), "{text}");
         }
     }
 

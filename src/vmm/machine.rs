@@ -4,6 +4,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -24,10 +25,15 @@ use crate::clock;
 use crate::devices::board::Board;
 use crate::devices::pci::BusFull;
 use crate::devices::virtio::backend::{Backend, Host};
-use crate::devices::virtio::disk::{Disk, DiskError};
+use crate::devices::virtio::block::disk::{Disk, DiskError};
+use crate::devices::virtio::block::engine::Way;
+use crate::devices::virtio::block::worker::Worker;
 use crate::devices::virtio::link::Link;
+use crate::devices::virtio::net::mac::Mac;
+use crate::devices::virtio::net::tap::{Tap, TapError};
+use crate::devices::virtio::net::worker::Nic;
 use crate::devices::virtio::pci::Transport;
-use crate::devices::virtio::worker::Worker;
+use crate::devices::virtio::rng::Rng;
 use crate::storage::gate::{LeaseGate, Right};
 
 /// One disk of a machine.
@@ -38,6 +44,19 @@ pub struct DiskConfig {
     /// True: the guest cannot write it.
     pub read_only: bool,
     /// The right that its requests need.
+    pub right: Right,
+}
+
+/// One network card of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetConfig {
+    /// The host's tap; it is made if it is not there.
+    pub tap: String,
+    /// The guest's address.
+    pub mac: Mac,
+    /// True: the guest and the host may leave checksums and segmentation to each other, as far as both can.
+    pub offload: bool,
+    /// The right that its frames need.
     pub right: Right,
 }
 
@@ -54,6 +73,8 @@ pub struct MachineConfig {
     pub memory_bytes: u64,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskConfig>,
+    /// Network cards, in the order in which the guest finds them.
+    pub nets: Vec<NetConfig>,
 }
 
 /// Why a machine cannot be built or reset.
@@ -68,6 +89,9 @@ pub enum MachineError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// A tap.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// Too many devices.
     #[error(transparent)]
     Bus(#[from] BusFull),
@@ -75,6 +99,9 @@ pub enum MachineError {
     #[error("This host gives no thread or timer for the machine")]
     Thread(#[from] io::Error),
 }
+
+/// How the names of network cards begin.
+const NET: &str = "net-";
 
 /// Where a virtio device stands in the machine.
 #[derive(Debug, Clone)]
@@ -186,6 +213,11 @@ impl Machine {
         self.pace.ask_for_nmi();
     }
 
+    /// Says on the guest's networks where it is now. Returns at once.
+    pub fn announce(&self) {
+        self.devices.iter().filter(|device| device.name.starts_with(NET)).for_each(|device| device.link.refresh());
+    }
+
     /// Sends bytes to the guest by COM2.
     pub fn send_com2(&self, bytes: &[u8]) -> Result<(), Com2Full> {
         self.wiring.as_ref().map_or(Ok(()), |wiring| wiring.send_com2(bytes))
@@ -196,14 +228,19 @@ impl Machine {
         self.ticker.wakeups()
     }
 
-    /// Plugs every device in: disks first, in the order in which the guest finds them.
+    /// Plugs every device in: disks first, then network cards, in the order in which the guest finds them.
     fn plug_devices(&mut self) -> Result<Vec<Backend>, MachineError> {
         let mut backends = Vec::new();
         for (index, config) in self.config.disks.clone().into_iter().enumerate() {
             let disk = Disk::open(&config.path, config.read_only)?;
-            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}")));
+            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}"), Arc::new(AtomicBool::new(true)), Way::Best));
             backends.push(self.plug(format!("block-{index}"), config.right, backend)?);
         }
+        for (index, config) in self.config.nets.clone().into_iter().enumerate() {
+            let backend = Backend::Net(Nic::new(Tap::open(&config.tap)?, config.mac, config.offload));
+            backends.push(self.plug(format!("{NET}{index}"), config.right, backend)?);
+        }
+        backends.push(self.plug("rng-0".into(), Right::Member, Backend::Rng(Rng::default()))?);
         Ok(backends)
     }
 

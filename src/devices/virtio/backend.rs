@@ -2,10 +2,12 @@
 
 use vm_memory::GuestMemoryMmap;
 
+use super::block::worker::Worker;
 use super::link::Link;
+use super::net::worker::Nic;
 use super::pci::Kind;
 use super::ring::Malformed;
-use super::worker::Worker;
+use super::rng::Rng;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
 
@@ -61,6 +63,10 @@ impl Host<'_> {
 pub enum Backend {
     /// A disk.
     Block(Worker),
+    /// A network card.
+    Net(Nic),
+    /// A source of entropy.
+    Rng(Rng),
 }
 
 impl Backend {
@@ -68,6 +74,8 @@ impl Backend {
     pub fn kind(&self) -> Kind {
         match self {
             Backend::Block(worker) => worker.kind(),
+            Backend::Net(nic) => nic.kind(),
+            Backend::Rng(rng) => rng.kind(),
         }
     }
 
@@ -75,6 +83,8 @@ impl Backend {
     pub fn run(&mut self, host: &Host<'_>) {
         match self {
             Backend::Block(worker) => worker.run(host),
+            Backend::Net(nic) => nic.run(host),
+            Backend::Rng(rng) => rng.run(host),
         }
     }
 }

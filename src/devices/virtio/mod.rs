@@ -30,16 +30,16 @@
 
 pub mod backend;
 pub mod block;
-pub mod disk;
 pub mod interrupts;
 pub mod link;
+pub mod net;
 pub mod pci;
 mod registers;
 pub mod ring;
+pub mod rng;
 pub mod settings;
 #[cfg(test)]
 mod tests;
-pub mod worker;
 
 use super::pci::msix::Change;
 

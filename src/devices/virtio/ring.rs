@@ -9,6 +9,9 @@
 //! The guest writes all of it, at any time. A chain ends after at most [`MOST_PARTS`] descriptors and 4 GiB; each of
 //! its parts lies in RAM; whatever cannot be is [`Malformed`], and breaks the device.
 
+use std::num::Wrapping;
+use std::sync::atomic::{Ordering, fence};
+
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -21,6 +24,11 @@ pub const MOST_PARTS: usize = 1024;
 const AVAILABLE_BYTES: usize = 6;
 /// The same of the used ring (2.7.8).
 const USED_BYTES: usize = 6;
+/// Where the entries begin, in either ring.
+const AVAILABLE_RING: u64 = 4;
+const USED_RING: u64 = 4;
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT`.
+const NO_INTERRUPT: u16 = 1;
 
 /// What a driver must not do; why, for one line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +62,13 @@ pub struct Part {
     pub bytes: usize,
 }
 
+impl Part {
+    /// What is left of it after its first `skipped` bytes, of those that it has.
+    pub fn after(self, skipped: usize) -> Part {
+        Part { address: GuestAddress(self.address.0.wrapping_add(skipped as u64)), bytes: self.bytes - skipped }
+    }
+}
+
 /// One descriptor chain.
 #[derive(Debug, Clone, Default)]
 pub struct Chain {
@@ -81,6 +96,8 @@ impl Chain {
 #[derive(Debug)]
 pub struct Ring {
     queue: Queue,
+    /// The used index when the driver was last asked whether it wants an interrupt.
+    told: Wrapping<u16>,
 }
 
 /// The queues of a device that was started, in order; nothing for one that the driver did not enable.
@@ -112,7 +129,7 @@ impl Ring {
             queue.set_ready(true);
             Ok(queue)
         };
-        queue().map(|queue| Ring { queue }).map_err(|_| Malformed::Queue)
+        queue().map(|queue| Ring { queue, told: Wrapping(0) }).map_err(|_| Malformed::Queue)
     }
 
     /// The next chain that the driver has made available; nothing when there is none.
@@ -147,9 +164,40 @@ impl Ring {
         self.queue.add_used(memory, head, written).map_err(|_| Malformed::Chain)
     }
 
+    /// Gives several chains back, so that the driver sees all of them or none: head and bytes written, in order.
+    pub fn used_together(&mut self, chains: &[(u16, u32)], memory: &GuestMemoryMmap) -> Result<(), Malformed> {
+        let Some((last, before)) = chains.split_last() else { return Ok(()) };
+        let mut next = Wrapping(self.queue.next_used());
+        for (head, written) in before {
+            let at = USED_RING + 8 * u64::from(next.0 % self.queue.size());
+            let element = u64::from(*head) | u64::from(*written) << 32;
+            let place = GuestAddress(self.queue.used_ring().wrapping_add(at));
+            memory.write_obj(element.to_le(), place).map_err(|_| Malformed::Queue)?;
+            next += 1;
+        }
+        self.queue.set_next_used(next.0);
+        self.used(last.0, last.1, memory)
+    }
+
     /// Does the driver want to be told of what was used since this was asked last? Once after each batch.
     pub fn wants_interrupt(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Malformed> {
-        self.queue.needs_notification(memory).map_err(|_| Malformed::Queue)
+        let used = Wrapping(self.queue.next_used());
+        let since = std::mem::replace(&mut self.told, used);
+        if used == since {
+            return Ok(false);
+        }
+        // The driver sees what was used before this reads what it wants (2.7.7.2).
+        fence(Ordering::SeqCst);
+        let available = self.queue.avail_ring();
+        let word = |at: u64| -> Result<u16, Malformed> {
+            let place = GuestAddress(available.wrapping_add(at));
+            memory.load(place, Ordering::Relaxed).map(u16::from_le).map_err(|_| Malformed::Queue)
+        };
+        if self.queue.event_idx_enabled() {
+            let event = Wrapping(word(AVAILABLE_RING + 2 * u64::from(self.queue.size()))?);
+            return Ok(used - event - Wrapping(1) < used - since);
+        }
+        Ok(word(0)? & NO_INTERRUPT == 0)
     }
 
     /// The worker looks at the queue by itself: the driver need not ring.
@@ -162,6 +210,16 @@ impl Ring {
     pub fn rest(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Malformed> {
         self.queue.enable_notification(memory).map_err(|_| Malformed::Queue)
     }
+}
+
+/// Adds the memory of `part` to `iovecs`, for a system call made before the guest's RAM can go away. How many bytes that
+/// are.
+pub fn pieces(part: Part, iovecs: &mut Vec<libc::iovec>, memory: &GuestMemoryMmap) -> Result<usize, Malformed> {
+    if part.bytes > 0 {
+        let slice = memory.get_slice(part.address, part.bytes).map_err(|_| Malformed::Outside)?;
+        iovecs.push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
+    }
+    Ok(part.bytes)
 }
 
 /// Copies from the front of `parts` into `data`; what was copied is cut off them. How many bytes that were.

@@ -1,0 +1,40 @@
+//! The announcement: a frame from the guest's address to everybody, so that switches learn where the guest is now.
+//!
+//! A reverse ARP request (RFC 903) asks nothing of anyone and changes no table but the switches'. It is sent a few times,
+//! since a switch may not listen yet.
+
+use std::time::Duration;
+
+use super::mac::Mac;
+
+/// Bytes of the frame: the least that Ethernet carries, without its check sum.
+pub const FRAME_BYTES: usize = 60;
+
+/// When it is sent, after the first.
+pub const AGAIN_AFTER: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(250), Duration::from_millis(350)];
+
+/// The frame that says where `mac` is.
+pub fn frame(mac: Mac) -> [u8; FRAME_BYTES] {
+    let mut frame = [0; FRAME_BYTES];
+    let mut put = |at: usize, bytes: &[u8]| frame[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &[0xff; 6]);
+    put(6, &mac.0);
+    // Ethertype RARP; Ethernet and IPv4, their lengths, "reverse request".
+    put(12, &[0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    put(22, &mac.0);
+    put(32, &mac.0);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_goes_to_everybody_and_asks_for_its_own_address() {
+        let frame = frame(Mac([2, 3, 4, 5, 6, 7]));
+        assert_eq!(frame[..14], [255, 255, 255, 255, 255, 255, 2, 3, 4, 5, 6, 7, 0x80, 0x35]);
+        assert_eq!(frame[14..42], [0, 1, 8, 0, 6, 4, 0, 3, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0]);
+    }
+}
