@@ -575,7 +575,7 @@ dvm_fuzz_chain:
     andl $1, %r9d
 1:  call dvm_fuzz_queue
     call dvm_fuzz_random
-    testb $3, %al
+    testb $7, %al
     jz 5f
     movq %rax, %rsi                         # its bits say what becomes of the chain
     call dvm_fuzz_address
@@ -589,13 +589,16 @@ dvm_fuzz_chain:
     call dvm_fuzz_random
     shrl $24, %eax
     leaq DVM_FUZZ_BUFFERS(%rax), %rdi
-    testl $0x200, %esi
+    testl $0xc0000000, %esi
     jz 3f
     movq %rdi, (%r10)
 3:  movl %esi, %eax
     shrl $12, %eax
     andl $15, %eax
-    movl %eax, (%rdi)                       # a request of the disk
+    testl $0x30000000, %esi
+    jz 9f
+    andl $1, %eax
+9:  movl %eax, (%rdi)                       # a request of the disk: mostly to read or to write
     movl $0, 4(%rdi)
     movl %esi, %eax
     shrl $16, %eax
