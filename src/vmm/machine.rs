@@ -4,6 +4,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -24,14 +25,15 @@ use crate::clock;
 use crate::devices::board::Board;
 use crate::devices::pci::BusFull;
 use crate::devices::virtio::backend::{Backend, Host};
-use crate::devices::virtio::disk::{Disk, DiskError};
+use crate::devices::virtio::block::disk::{Disk, DiskError};
+use crate::devices::virtio::block::engine::Way;
+use crate::devices::virtio::block::worker::Worker;
 use crate::devices::virtio::link::Link;
 use crate::devices::virtio::net::mac::Mac;
 use crate::devices::virtio::net::tap::{Tap, TapError};
 use crate::devices::virtio::net::worker::Nic;
 use crate::devices::virtio::pci::Transport;
 use crate::devices::virtio::rng::Rng;
-use crate::devices::virtio::worker::Worker;
 use crate::storage::gate::{LeaseGate, Right};
 
 /// One disk of a machine.
@@ -231,7 +233,7 @@ impl Machine {
         let mut backends = Vec::new();
         for (index, config) in self.config.disks.clone().into_iter().enumerate() {
             let disk = Disk::open(&config.path, config.read_only)?;
-            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}")));
+            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}"), Arc::new(AtomicBool::new(true)), Way::Best));
             backends.push(self.plug(format!("block-{index}"), config.right, backend)?);
         }
         for (index, config) in self.config.nets.clone().into_iter().enumerate() {

@@ -123,7 +123,8 @@ fn ranges(bytes: u64) -> impl Iterator<Item = (u64, usize)> {
 }
 
 const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
-const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+/// Not reserved: a guest may be given more than the host has free, and takes what it touches.
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// One anonymous mapping that begins at a multiple of 2 MiB.
 #[derive(Debug)]

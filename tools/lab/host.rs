@@ -42,6 +42,8 @@ pub struct Plan<'a> {
     pub room: &'a Path,
     /// The disk that all hosts share.
     pub shared: Option<&'a Path>,
+    /// The root file system of guests; what is written to it is gone when its host's power is.
+    pub root: Option<&'a Path>,
     pub seed: u64,
 }
 
@@ -162,11 +164,15 @@ fn machine(test: &Test, plan: &Plan<'_>, number: usize) -> Vec<OsString> {
         ),
     );
     put("-drive", format!("file={},format=raw,if=none,id=library,readonly=on", plan.shelf.library().display()));
-    put("-device", "virtio-blk-pci,drive=library".to_owned());
+    put("-device", "virtio-blk-pci,drive=library,serial=library".to_owned());
     if let Some(shared) = plan.shared {
         let drive = "format=raw,if=none,id=shared,file.locking=off,cache=none";
         put("-drive", format!("file={},{drive}", shared.display()));
-        put("-device", "virtio-blk-pci,drive=shared,share-rw=on".to_owned());
+        put("-device", "virtio-blk-pci,drive=shared,serial=shared,share-rw=on".to_owned());
+    }
+    if let Some(root) = plan.root {
+        put("-drive", format!("file={},format=raw,if=none,id=root,snapshot=on", root.display()));
+        put("-device", "virtio-blk-pci,drive=root,serial=root".to_owned());
     }
     if test.hosts > 1 {
         let (nic, port) = switch::sockets(plan.room, number);

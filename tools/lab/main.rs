@@ -13,7 +13,7 @@
 //! A test passes when the script has ended with 0 on each host that has power, said `ok` at least once and never `fail`.
 //! Everything that the lab started ends with it, and no frame leaves the machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -86,7 +86,9 @@ fn main() -> ExitCode {
 fn carry_out(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
         Command::Setup => {
-            println!("{}", Shelf::open()?.path().display());
+            let shelf = Shelf::open()?;
+            shelf.root()?;
+            println!("{}", shelf.path().display());
             Ok(ExitCode::SUCCESS)
         }
         Command::List => {
@@ -110,12 +112,19 @@ fn carry_out(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 /// Runs them one after the other; the table and the closing line say what came of each.
-fn run(tests: &[Test], shelf: &Shelf, binary: &PathBuf, seed: u64, verbose: bool) -> std::io::Result<ExitCode> {
-    let mut failed = Vec::new();
+fn run(tests: &[Test], shelf: &Shelf, binary: &Path, seed: u64, verbose: bool) -> Result<ExitCode, ShelfError> {
+    let (mut failed, mut not_run) = (Vec::new(), Vec::new());
     for test in tests {
         println!("{}: {}", test.name, test.about);
-        let outcome = Stage::set(test, shelf, binary, seed, verbose)?.play()?;
-        match outcome {
+        let stage = match Stage::set(test, shelf, binary, seed, verbose) {
+            Err(ShelfError::Missing(why)) => {
+                println!("{}: NOT RUN ({why})", test.name);
+                not_run.push(test.name.as_str());
+                continue;
+            }
+            stage => stage?,
+        };
+        match stage.play()? {
             Outcome::Passed { points, took } => {
                 println!("{}: passed, {points} points in {} s", test.name, took.as_secs())
             }
@@ -130,9 +139,19 @@ fn run(tests: &[Test], shelf: &Shelf, binary: &PathBuf, seed: u64, verbose: bool
             }
         }
     }
-    if !failed.is_empty() {
-        println!("\nFailed: {}", failed.join(" "));
+    println!();
+    for (word, names) in [("Failed", &failed), ("Not run", &not_run)] {
+        if !names.is_empty() {
+            println!("{word}: {}", names.join(" "));
+        }
     }
-    println!("\n{} passed, {} failed", tests.len() - failed.len(), failed.len());
-    Ok(ExitCode::from(u8::from(!failed.is_empty())))
+    let passed = tests.len() - failed.len() - not_run.len();
+    println!("{passed} passed, {} failed, {} skipped", failed.len(), not_run.len());
+    Ok(ExitCode::from(if !failed.is_empty() {
+        1
+    } else if !not_run.is_empty() {
+        NOT_RUN
+    } else {
+        0
+    }))
 }

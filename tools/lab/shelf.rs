@@ -16,6 +16,9 @@ pub enum ShelfError {
     /// What should have worked did not.
     #[error("{0}")]
     Failed(String),
+    /// A file or process of the lab's.
+    #[error(transparent)]
+    System(#[from] io::Error),
 }
 
 /// The shelf, filled.
@@ -29,23 +32,35 @@ fn room() -> PathBuf {
 }
 
 impl Shelf {
-    /// Fills it where need be: minutes at first, then milliseconds. It lies where the user's caches lie, for all trees of
-    /// the project.
+    /// Fills it where need be: half a minute at first, then milliseconds. It lies where the user's caches lie, for all
+    /// trees of the project.
     pub fn open() -> Result<Shelf, ShelfError> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let caches = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
         let caches = caches.ok_or_else(|| ShelfError::Missing("neither XDG_CACHE_HOME nor HOME is set".to_owned()))?;
-        let path = caches.join("duplexvm-lab");
+        let shelf = Shelf { path: caches.join("duplexvm-lab") };
+        shelf.fill(None)?;
+        Ok(shelf)
+    }
+
+    /// The root file system for guests, made where need be: minutes at first.
+    pub fn root(&self) -> Result<PathBuf, ShelfError> {
+        self.fill(Some("root"))?;
+        Ok(self.path.join("root.ext4"))
+    }
+
+    fn fill(&self, what: Option<&str>) -> Result<(), ShelfError> {
         let failed = |e: io::Error| ShelfError::Failed(format!("Cannot run tools/lab/shelve: {e}"));
         let mut shelve = Command::new(room().join("shelve"));
-        let mut child = shelve.arg(&path).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+        shelve.arg(&self.path).args(what).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = shelve.spawn().map_err(failed)?;
         let mut last = "no reason given".to_owned();
         for line in child.stderr.take().into_iter().flat_map(|said| BufReader::new(said).lines()) {
             last = line.map_err(failed)?;
             eprintln!("{last}");
         }
         match child.wait().map_err(failed)?.code() {
-            Some(0) => Ok(Shelf { path }),
+            Some(0) => Ok(()),
             Some(3) => Err(ShelfError::Missing(last)),
             _ => Err(ShelfError::Failed(format!("tools/lab/shelve failed: {last}"))),
         }
@@ -95,7 +110,6 @@ fn load(root: &Path, binary: &Path, script: Option<&Path>) -> io::Result<()> {
     };
     put(room().join("host/init"), root.join("init"))?;
     put(room().join("host/host.sh"), lab.join("host.sh"))?;
-    put(room().join("host/qemu"), bin.join("qemu"))?;
     put(room().join("guest/init"), lab.join("guest-init"))?;
     if let Some(script) = script {
         put(script.to_owned(), lab.join("test.sh"))?;

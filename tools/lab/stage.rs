@@ -23,7 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use tempfile::TempDir;
 
 use crate::host::{self, Event, Host, Plan, letter};
-use crate::shelf::Shelf;
+use crate::shelf::{Shelf, ShelfError};
 use crate::switch::{Rule, Switch};
 use crate::test::Test;
 
@@ -86,14 +86,22 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
 
 impl<'a> Stage<'a> {
     /// The hosts of `test`, all without power.
-    pub fn set(test: &'a Test, shelf: &Shelf, binary: &Path, seed: u64, verbose: bool) -> io::Result<Stage<'a>> {
+    pub fn set(
+        test: &'a Test,
+        shelf: &Shelf,
+        binary: &Path,
+        seed: u64,
+        verbose: bool,
+    ) -> Result<Stage<'a>, ShelfError> {
+        let root = if test.root { Some(shelf.root()?) } else { None };
         let (sender, events) = crossbeam_channel::bounded(1024);
         watch_signals(sender.clone())?;
         let (logs, room) = (logs_of(&test.name)?, tempfile::tempdir()?);
         let initrd = room.path().join("initrd");
-        shelf.initrd(&initrd, binary, Some(&test.path)).map_err(io::Error::other)?;
+        shelf.initrd(&initrd, binary, Some(&test.path))?;
         let shared = test.disk_mib.map(|mib| shared_disk(&logs, mib)).transpose()?;
-        let plan = Plan { shelf, initrd: &initrd, room: room.path(), shared: shared.as_deref(), seed };
+        let plan =
+            Plan { shelf, initrd: &initrd, room: room.path(), shared: shared.as_deref(), root: root.as_deref(), seed };
         let switch = Switch::start(room.path(), test.hosts, seed)?;
         let now = Instant::now();
         let seat = |number| -> io::Result<Seat> {
@@ -111,7 +119,7 @@ impl<'a> Stage<'a> {
         let room = tempfile::tempdir()?;
         let initrd = room.path().join("initrd");
         shelf.initrd(&initrd, binary, None).map_err(io::Error::other)?;
-        let plan = Plan { shelf, initrd: &initrd, room: room.path(), shared: None, seed: 1 };
+        let plan = Plan { shelf, initrd: &initrd, room: room.path(), shared: None, root: None, seed: 1 };
         host::interactive(&Test::shell(memory_mib), &plan)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   # What it shows, in one line.
-//!   # lab: hosts=2 memory=1024 cpus=1 timeout=600 silence=90 disk=64 smoke icount watchdog
+//!   # lab: hosts=2 memory=1024 cpus=1 timeout=600 silence=90 disk=64 root smoke icount watchdog
 //! ```
 //!
 //! | word | meaning | without it |
@@ -12,7 +12,8 @@
 //! | cpus | of each | 1 |
 //! | timeout | of the whole test, s | 600 |
 //! | silence | a host that says nothing for so long is given up, s | 90 |
-//! | disk | size of the disk that all hosts share, MiB: /dev/vdb there | none |
+//! | disk | size of the disk that all hosts share, MiB: `disk_of shared` there | none |
+//! | root | each host has a Debian root file system, fresh at each start: `disk_of root` | |
 //! | smoke | part of the short run | |
 //! | icount | time is counted in instructions, so that figures repeat | |
 //! | watchdog | the hosts have an i6300esb that resets them | |
@@ -33,6 +34,7 @@ pub struct Test {
     pub timeout: Duration,
     pub silence: Duration,
     pub disk_mib: Option<u64>,
+    pub root: bool,
     pub smoke: bool,
     pub icount: bool,
     pub watchdog: bool,
@@ -55,6 +57,7 @@ impl Test {
             timeout: Duration::from_secs(600),
             silence: Duration::from_secs(90),
             disk_mib: None,
+            root: false,
             smoke: false,
             icount: false,
             watchdog: false,
@@ -111,6 +114,7 @@ fn need(test: &mut Test, word: &str) -> Result<(), String> {
         "timeout" => test.timeout = Duration::from_secs(number()?.into()),
         "silence" => test.silence = Duration::from_secs(number()?.into()),
         "disk" => test.disk_mib = Some(number()?.into()),
+        "root" => test.root = true,
         "smoke" => test.smoke = true,
         "icount" => test.icount = true,
         "watchdog" => test.watchdog = true,

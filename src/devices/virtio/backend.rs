@@ -2,12 +2,12 @@
 
 use vm_memory::GuestMemoryMmap;
 
+use super::block::worker::Worker;
 use super::link::Link;
 use super::net::worker::Nic;
 use super::pci::Kind;
 use super::ring::Malformed;
 use super::rng::Rng;
-use super::worker::Worker;
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
 

@@ -152,6 +152,11 @@ impl Link {
         None
     }
 
+    /// True when [`Link::news`] may have something.
+    pub fn has_news(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+
     /// Takes the bell's ringing back; true when it rang. Look at news and queues after it, not before.
     pub fn hush(&self) -> bool {
         self.bell.read().is_ok()

@@ -30,7 +30,6 @@
 
 pub mod backend;
 pub mod block;
-pub mod disk;
 pub mod interrupts;
 pub mod link;
 pub mod net;
@@ -41,7 +40,6 @@ pub mod rng;
 pub mod settings;
 #[cfg(test)]
 mod tests;
-pub mod worker;
 
 use super::pci::msix::Change;
 

@@ -1,7 +1,10 @@
 //! A driver, well behaved or not, against transport and worker; no KVM.
 
+mod changes;
 mod driver;
 mod garbage;
 mod hostile;
+mod interrupts;
+mod jobs;
 mod requests;
 mod transport;

@@ -4,7 +4,7 @@
 
 library=/library
 kernels=$library/kernel
-case "$HOST" in [a-d]) ;; *) HOST=a ;; esac
+PATH=$PATH:$library/bin
 
 # ok WHAT: this point holds. fail WHY: it does not, the test has failed; the rest of it runs. A log named in $log is shown.
 ok() {
@@ -15,6 +15,7 @@ fail() {
     echo "LAB FAIL $*"
     echo "@ fail $*" >&3
     [ -z "$log" ] || { echo "--- the end of $log:"; tail -n 60 "$log"; echo "---"; }
+    return 1
 }
 die() { fail "$@"; exit 1; }
 
@@ -65,38 +66,73 @@ within() {
     done
 }
 
+# disk_of library|shared|root: its device.
+disk_of() {
+    local disk
+    for disk in /sys/block/vd*; do
+        [ "$(cat "$disk/serial")" != "$1" ] || echo "/dev/${disk##*/}"
+    done
+}
+
 uptime_s() { cut -d . -f 1 /proc/uptime; }
 uptime_ms() { sed 's/^\([0-9]*\)\.\([0-9]*\) .*/\1\20/' /proc/uptime; }
 
-# guest_initrd NAME [generic|cloud]: /tmp/NAME.cpio, a guest that runs the script on standard input, then powers off.
+# guest_initrd NAME KERNEL [EXTRA...]: /tmp/NAME.cpio, a guest that runs the script on standard input, then powers off. It
+# has busybox and some modules of KERNEL, generic or cloud; with `tools` on top wdctl, kexec and /lib/hang.ko, too.
 guest_initrd() {
-    local root=/tmp/guest-$1
-    rm -rf "$root"
+    local name=$1 root=/tmp/guest-$1 archive
+    shift
     mkdir -p "$root"
     cp /lab/guest-init "$root/init"
     cat >"$root/guest.sh"
-    { cat "$library/guest/${2:-generic}.cpio"; (cd "$root" && find . | cpio -o -H newc 2>/dev/null); } >"/tmp/$1.cpio"
+    {
+        for archive in "$@"; do cat "$library/guest/$archive.cpio"; done
+        (cd "$root" && find . | cpio -o -H newc 2>/dev/null)
+    } >"/tmp/$name.cpio"
     rm -rf "$root"
 }
 
 # guest NAME SECONDS ARGUMENTS...: duplexvm boot with these, until it ends by itself. Its exit code is in $code (124: it
-# had to be stopped), what it printed in the file $log, the time that it took in $took_ms.
+# had to be stopped), console and reason in the file $log, events in $events, the time that it took in $took_ms.
 guest() {
-    log=/tmp/$1.log
-    local seconds=$2 begun
+    local name=$1 seconds=$2
     shift 2
-    begun=$(uptime_ms)
-    timeout -s KILL "$seconds" duplexvm boot "$@" >"$log" 2>&1 </dev/null
-    code=$?
-    [ "$code" != 137 ] || code=124
-    took_ms=$(($(uptime_ms) - begun))
+    guest_start "$name" "$@"
+    guest_end "$seconds"
 }
+
+# guest_start NAME ARGUMENTS...: the first half of it; the process is $vmm.
+guest_start() {
+    log=/tmp/$1.log events=/tmp/$1.events
+    shift
+    begun_ms=$(uptime_ms)
+    duplexvm boot --json --serial "$log" "$@" >"$events" 2>"$events.reason" </dev/null &
+    vmm=$!
+}
+
+# guest_end SECONDS: the second half.
+guest_end() {
+    { sleep "$1"; kill -KILL "$vmm"; } 2>/dev/null &
+    local guard=$!
+    wait "$vmm"
+    code=$?
+    kill "$guard" 2>/dev/null
+    [ "$code" != 137 ] || code=124
+    took_ms=$(($(uptime_ms) - begun_ms))
+    cat "$events.reason" >>"$log"
+}
+
+# printed PATTERN: the last guest has printed such a line.
+printed() { grep -q -e "$1" "$log"; }
+
+# event_ms EVENT: when the last guest's last such event was, in ms of the host's clock; nothing if there was none.
+event_ms() { sed -n "s/.*\"boottime_ns\":\([0-9]*\)[0-9]\{6\},.*\"event\":\"$1\".*/\1/p" "$events" | tail -n 1; }
 
 # expect WHAT CODE [PATTERN]: the last guest ended so, and printed a line that matches.
 expect() {
     if [ "$code" != "$2" ]; then
         fail "$1: ended with $code where $2 is due, after $took_ms ms"
-    elif [ -n "$3" ] && ! grep -q -e "$3" "$log"; then
+    elif [ -n "$3" ] && ! printed "$3"; then
         fail "$1: printed nothing like '$3'"
     else
         ok "$1"
@@ -109,7 +145,7 @@ qemu_guest() {
     local seconds=$2 begun
     shift 2
     begun=$(uptime_ms)
-    timeout -s KILL "$seconds" qemu -M q35 -accel kvm -cpu host -display none -serial stdio -no-reboot "$@" \
+    timeout -s KILL "$seconds" qemu-system-x86_64 -L "$library/qemu" -nodefaults -M q35 -accel kvm -cpu host -display none -serial stdio -no-reboot "$@" \
         >"$log" 2>&1 </dev/null
     code=$?
     [ "$code" != 137 ] || code=124

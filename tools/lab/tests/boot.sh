@@ -2,7 +2,7 @@
 # lab: memory=2304 timeout=900
 . /lab/host.sh
 
-guest_initrd shell <<'END'
+guest_initrd shell generic <<'END'
 echo "GUEST cpus $(nproc) memory_mib $(($(sed -n 's/MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024))"
 dmesg -r | sed -n 's/^<\([0-9]*\)>\(.*\)/\1 \2/p' | while read -r level text; do
     [ $((level & 7)) -gt 4 ] || echo "COMPLAINT $text"

@@ -2,7 +2,7 @@
 # lab: hosts=2 memory=512 disk=16 timeout=240 smoke
 . /lab/host.sh
 
-disk=/dev/vdb
+disk=$(disk_of shared)
 answers() { ping -c 1 -W 1 "$1" >/dev/null; }
 silent() { ! answers "$1"; }
 write_disk() { printf '%-4096s' "$1" | dd of=$disk bs=4096 count=1 seek="$2" oflag=direct conv=notrunc 2>/dev/null; }

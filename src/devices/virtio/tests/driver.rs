@@ -1,7 +1,7 @@
 //! A driver: sets the device up, makes requests; and the worker's thread behind the device.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,11 @@ use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::devices::virtio::backend::{Backend, Host};
-use crate::devices::virtio::disk::Disk;
+use crate::devices::virtio::block::disk::Disk;
+use crate::devices::virtio::block::engine::Way;
+use crate::devices::virtio::block::worker::Worker;
 use crate::devices::virtio::link::Link;
 use crate::devices::virtio::pci::Transport;
-use crate::devices::virtio::worker::Worker;
 use crate::devices::virtio::{Event, F_INDIRECT_DESC, F_VERSION_1};
 use crate::storage::gate::{LeaseGate, Right};
 use crate::time::Mono;
@@ -32,6 +33,13 @@ pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 
+/// Runs a test by io_uring and without.
+pub fn for_both_ways(sectors: usize, test: fn(Rig)) {
+    for way in [Way::Best, Way::Plain] {
+        test(Rig::by(way, sectors, false));
+    }
+}
+
 /// A device with an image, its worker on a thread, and guest RAM.
 pub struct Rig {
     pub transport: Transport,
@@ -39,6 +47,7 @@ pub struct Rig {
     pub memory: Arc<GuestMemoryMmap>,
     pub gate: Arc<LeaseGate>,
     pub interrupts: Arc<AtomicUsize>,
+    pub shown: Arc<AtomicBool>,
     worker: Option<JoinHandle<()>>,
     pub directory: TempDir,
     pub next: u16,
@@ -50,16 +59,21 @@ impl Rig {
     }
 
     pub fn with(sectors: usize, read_only: bool) -> Rig {
+        Rig::by(Way::Best, sectors, read_only)
+    }
+
+    pub fn by(way: Way, sectors: usize, read_only: bool) -> Rig {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("image");
         std::fs::write(&path, (0..sectors * 512).map(|at| (at / 512) as u8).collect::<Vec<_>>()).unwrap();
         let disk = Disk::open(&path, read_only).unwrap();
-        let worker = Backend::Block(Worker::new(disk, "test".into()));
+        let shown = Arc::new(AtomicBool::new(true));
+        let worker = Backend::Block(Worker::new(disk, "test".into(), shown.clone(), way));
         let (transport, link) = Transport::new(worker.kind()).unwrap();
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap());
         let gate = Arc::new(LeaseGate::always_open());
         let interrupts = Arc::new(AtomicUsize::new(0));
-        let mut rig = Rig { transport, link, memory, gate, interrupts, worker: None, directory, next: 0 };
+        let mut rig = Rig { transport, link, memory, gate, interrupts, shown, worker: None, directory, next: 0 };
         rig.work(worker);
         rig
     }
@@ -148,8 +162,13 @@ impl Rig {
 
     /// Brings the device up with one queue.
     pub fn start(&mut self) {
+        self.start_with(0);
+    }
+
+    /// The same, with more features.
+    pub fn start_with(&mut self, features: u64) {
         self.reset();
-        assert_eq!(self.negotiate(F_VERSION_1 | F_INDIRECT_DESC), 11);
+        assert_eq!(self.negotiate(F_VERSION_1 | F_INDIRECT_DESC | features), 11);
         self.write(COMMON + 0x16, &0u16.to_le_bytes());
         self.write(COMMON + 0x18, &ENTRIES.to_le_bytes());
         self.write(COMMON + 0x20, &DESCRIPTORS.to_le_bytes());
@@ -186,12 +205,27 @@ impl Rig {
         self.memory.read_obj(GuestAddress(at)).unwrap()
     }
 
+    /// Puts a request of header, one piece of data and status into three descriptors from `head` on, with a header and
+    /// a status of its own; where the status will be.
+    pub fn lay(&self, head: u16, kind: u32, sector: u64, (address, length): (u64, u32)) -> u64 {
+        let (header, status) = (HEADER + u64::from(head) * 16, STATUS + 0x400 + u64::from(head));
+        self.memory.write_obj(kind, GuestAddress(header)).unwrap();
+        self.memory.write_obj(sector, GuestAddress(header + 8)).unwrap();
+        self.memory.write_obj(0xeeu8, GuestAddress(status)).unwrap();
+        let device_writes = if kind == 0 { WRITE } else { 0 };
+        let at = u64::from(head);
+        self.descriptor(DESCRIPTORS, at, (header, 16, NEXT, head + 1));
+        self.descriptor(DESCRIPTORS, at + 1, (address, length, NEXT | device_writes, head + 2));
+        self.descriptor(DESCRIPTORS, at + 2, (status, 1, WRITE, 0));
+        status
+    }
+
     /// One request of header, `data` and status, each piece a descriptor; its status.
     pub fn request(&mut self, kind: u32, sector: u64, data: &[(u64, u32)]) -> u8 {
         self.memory.write_obj(kind, GuestAddress(HEADER)).unwrap();
         self.memory.write_obj(sector, GuestAddress(HEADER + 8)).unwrap();
         self.memory.write_obj(0xeeu8, GuestAddress(STATUS)).unwrap();
-        let device_writes = if kind == 1 { 0 } else { WRITE };
+        let device_writes = if matches!(kind, 1 | 11 | 13) { 0 } else { WRITE };
         self.descriptor(DESCRIPTORS, 0, (HEADER, 16, NEXT, 1));
         for (index, (address, length)) in (1..).zip(data) {
             self.descriptor(DESCRIPTORS, index, (*address, *length, NEXT | device_writes, index as u16 + 1));
@@ -214,10 +248,19 @@ impl Rig {
     }
 }
 
+impl Rig {
+    /// As a machine that stops.
+    pub fn stop(&mut self) {
+        self.link.stop();
+        self.worker.take().unwrap().join().unwrap();
+    }
+}
+
 impl Drop for Rig {
     fn drop(&mut self) {
         self.link.stop();
-        let ended = self.worker.take().unwrap().join();
+        let Some(worker) = self.worker.take() else { return };
+        let ended = worker.join();
         if !std::thread::panicking() {
             ended.unwrap();
         }

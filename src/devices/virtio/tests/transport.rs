@@ -1,7 +1,7 @@
 //! The transport's registers, and what it shares with its worker.
 
 use super::driver::*;
-use crate::devices::virtio::disk::Disk;
+use crate::devices::virtio::block::disk::Disk;
 use crate::devices::virtio::link::{Link, Work};
 use crate::devices::virtio::pci::Transport;
 use crate::devices::virtio::settings::Settings;
@@ -140,7 +140,11 @@ fn the_configuration_window_reaches_the_bar() {
 fn a_reset_lasts_until_the_worker_has_let_go() {
     let (mut transport, link) = {
         let rig = Rig::new(8);
-        Transport::new(block::kind(&Disk::open(&rig.directory.path().join("image"), false).unwrap())).unwrap()
+        Transport::new({
+            let disk = Disk::open(&rig.directory.path().join("image"), false).unwrap();
+            block::kind(disk.geometry(), disk.sectors())
+        })
+        .unwrap()
     };
     let status = |transport: &mut Transport| {
         let mut data = [0];

@@ -1,0 +1,142 @@
+//! Memory of our own between guest RAM and disk: for what O_DIRECT does not take as it is.
+
+use std::ptr::NonNull;
+
+use libc::iovec;
+
+/// What is assumed of memory where the kernel does not say (before Linux 6.1): right for every common disk.
+pub const ALIGN_BYTES: usize = 4096;
+
+/// Bytes in `vectors`.
+pub fn total(vectors: &[iovec]) -> usize {
+    vectors.iter().map(|vector| vector.iov_len).sum()
+}
+
+/// Cuts `done` bytes off the front; says how many vectors are used up.
+pub fn advance(vectors: &mut [iovec], mut done: usize) -> usize {
+    for (index, vector) in vectors.iter_mut().enumerate() {
+        if done < vector.iov_len {
+            vector.iov_base = vector.iov_base.wrapping_byte_add(done);
+            vector.iov_len -= done;
+            return index;
+        }
+        done -= vector.iov_len;
+        vector.iov_len = 0;
+    }
+    vectors.len()
+}
+
+/// Calls `each` with the parts of `vectors` from byte `skip` on that make up `bytes`, and where in them they lie.
+fn each_part(vectors: &[iovec], mut skip: usize, bytes: usize, mut each: impl FnMut(*mut u8, usize, usize)) {
+    let mut done = 0;
+    for vector in vectors {
+        if skip >= vector.iov_len {
+            skip -= vector.iov_len;
+            continue;
+        }
+        let length = (vector.iov_len - skip).min(bytes - done);
+        each(vector.iov_base.cast::<u8>().wrapping_add(skip), done, length);
+        done += length;
+        skip = 0;
+        if done == bytes {
+            return;
+        }
+    }
+}
+
+/// Copies `data` into `vectors` from byte `skip` on.
+pub fn scatter(data: &[u8], vectors: &[iovec], skip: usize) {
+    each_part(vectors, skip, data.len(), |start, from, length| {
+        // SAFETY: the vector is guest RAM, checked and mapped for at least this length; the guest may write it at the
+        // same time and has then itself to blame for what it reads.
+        unsafe { std::ptr::copy_nonoverlapping(data[from..from + length].as_ptr(), start, length) };
+    });
+}
+
+/// Copies from `vectors`, byte `skip` on, into `data`.
+pub fn gather(data: &mut [u8], vectors: &[iovec], skip: usize) {
+    each_part(vectors, skip, data.len(), |start, to, length| {
+        // SAFETY: as in `scatter`.
+        unsafe { std::ptr::copy_nonoverlapping(start, data[to..to + length].as_mut_ptr(), length) };
+    });
+}
+
+/// An aligned buffer, zeroed.
+#[derive(Debug)]
+pub struct Bounce {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Bounce {
+    /// A buffer of so many bytes.
+    pub fn new(bytes: usize) -> Bounce {
+        let layout = Bounce::layout(bytes);
+        // SAFETY: the layout is never empty.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
+        Bounce { start, bytes }
+    }
+
+    /// From byte `skip` on, as one vector.
+    pub fn vector(&self, skip: usize, bytes: usize) -> iovec {
+        debug_assert!(skip + bytes <= self.bytes, "inside the buffer");
+        iovec { iov_base: self.start.as_ptr().wrapping_add(skip).cast(), iov_len: bytes }
+    }
+
+    /// Its bytes. Nobody may ask while a request of the kernel's is under way on it.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: allocated with this length in `new`, and borrowed as long as the result.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
+    }
+
+    fn layout(bytes: usize) -> std::alloc::Layout {
+        std::alloc::Layout::from_size_align(bytes.max(1), ALIGN_BYTES).expect("a piece of a request is no great size")
+    }
+}
+
+impl Drop for Bounce {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), Bounce::layout(self.bytes)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(bytes: &mut [u8]) -> iovec {
+        iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
+    }
+
+    #[test]
+    fn parts_of_vectors_are_found() {
+        let (mut a, mut b, mut c) = ([1u8; 3], [2u8; 0], [3u8; 5]);
+        let vectors = [vector(&mut a), vector(&mut b), vector(&mut c)];
+        let mut data = [0; 4];
+        gather(&mut data, &vectors, 2);
+        assert_eq!(data, [1, 3, 3, 3]);
+        scatter(&[9; 3], &vectors, 1);
+        assert_eq!((a, c), ([1, 9, 9], [9, 3, 3, 3, 3]));
+    }
+
+    #[test]
+    fn what_is_done_is_cut_off() {
+        let (mut a, mut c) = ([0u8; 3], [0u8; 5]);
+        let mut vectors = [vector(&mut a), vector(&mut c)];
+        assert_eq!(advance(&mut vectors, 2), 0);
+        assert_eq!((vectors[0].iov_len, total(&vectors)), (1, 6));
+        assert_eq!(advance(&mut vectors, 4), 1);
+        assert_eq!(vectors[1].iov_base.cast::<u8>(), &raw mut c[3]);
+        assert_eq!(advance(&mut vectors, 2), 2);
+    }
+
+    #[test]
+    fn a_bounce_is_aligned_and_zero() {
+        let mut bounce = Bounce::new(5000);
+        assert!((bounce.vector(0, 1).iov_base as usize).is_multiple_of(ALIGN_BYTES));
+        assert!(bounce.bytes().iter().all(|byte| *byte == 0));
+        assert_eq!(bounce.bytes().len(), 5000);
+    }
+}

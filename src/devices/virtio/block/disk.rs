@@ -1,0 +1,218 @@
+//! The file or block device behind a virtio block device, and what it takes.
+//!
+//! O_DIRECT keeps a guest's writes out of this host's page cache, from where they could reach the disk
+//! long after the host has lost the right to write. A file system that refuses it is refused.
+
+use std::ffi::CString;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::bounce::ALIGN_BYTES;
+
+/// Unit of virtio block addresses and lengths (virtio 1.2, 5.2.4).
+pub const SECTOR_BYTES: u64 = 512;
+
+/// Larger blocks are nobody's.
+const MOST_BLOCK_BYTES: usize = 64 << 10;
+
+/// Why an image cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// It cannot be opened or asked.
+    #[error("Disk image {path} cannot be opened")]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its file system has no O_DIRECT.
+    #[error("Disk image {path} lies on a file system that refuses O_DIRECT; put it on another")]
+    NoDirect {
+        /// The image.
+        path: PathBuf,
+    },
+    /// It is no file or block device.
+    #[error("Disk image {path} is neither a file nor a block device")]
+    Kind {
+        /// The image.
+        path: PathBuf,
+    },
+    /// It is smaller than one block.
+    #[error("Disk image {path} has {bytes} bytes, less than one block of {block_bytes}; make it larger")]
+    Small {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The least.
+        block_bytes: usize,
+    },
+}
+
+/// What a disk takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// It was opened so.
+    pub read_only: bool,
+    /// What it reads and writes at least, in bytes: a multiple of 512, a power of two.
+    pub block_bytes: usize,
+    /// What memory has to be aligned to, in bytes.
+    pub memory_align: usize,
+    /// What it writes without reading first, in bytes: a multiple of the block.
+    pub physical_bytes: usize,
+    /// What it likes best, in bytes; 0 when it does not say.
+    pub optimal_bytes: usize,
+    /// What it gives back or zeroes by itself, in bytes: a multiple of the block; none when it is not to be asked.
+    pub zero_align: Option<u64>,
+    /// A write that is done is on stable storage: there is nothing to flush.
+    pub write_through: bool,
+}
+
+/// An open image.
+#[derive(Debug)]
+pub struct Disk {
+    file: File,
+    sectors: u64,
+    geometry: Geometry,
+}
+
+impl Disk {
+    /// Opens `path` with O_DIRECT.
+    pub fn open(path: &Path, read_only: bool) -> Result<Disk, DiskError> {
+        let failed = |source: io::Error| DiskError::Open { path: path.into(), source };
+        let metadata = std::fs::metadata(path).map_err(failed)?;
+        if !metadata.is_file() && !metadata.file_type().is_block_device() {
+            return Err(DiskError::Kind { path: path.into() });
+        }
+        let flags = libc::O_DIRECT | libc::O_CLOEXEC;
+        let file = OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
+        let file = file.map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => DiskError::NoDirect { path: path.into() },
+            _ => failed(source),
+        })?;
+        let (memory_align, block_bytes) = match direct_alignment(path).map_err(failed)? {
+            Alignment::Said(memory, offset) => (memory, offset),
+            Alignment::Unsaid => (ALIGN_BYTES, ALIGN_BYTES),
+            Alignment::NoDirect => return Err(DiskError::NoDirect { path: path.into() }),
+        };
+        let plain = Geometry {
+            read_only,
+            block_bytes,
+            memory_align,
+            physical_bytes: block_bytes,
+            optimal_bytes: 0,
+            zero_align: None,
+            write_through: false,
+        };
+        let geometry = if metadata.is_file() { of_file(plain, &metadata) } else { of_device(plain, &metadata) };
+        let mut disk = Disk { file, sectors: 0, geometry };
+        let bytes = disk.measure().map_err(failed)?;
+        if disk.sectors == 0 {
+            return Err(DiskError::Small { path: path.into(), bytes, block_bytes });
+        }
+        Ok(disk)
+    }
+
+    /// Capacity in sectors of 512 bytes, as last measured; a last piece smaller than a block is left out.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// What it takes.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Looks again how large it is, and says so, in bytes.
+    pub fn measure(&mut self) -> io::Result<u64> {
+        // A block device's metadata have no length; its end has.
+        let bytes = io::Seek::seek(&mut &self.file, io::SeekFrom::End(0))?;
+        let block = self.geometry.block_bytes as u64;
+        self.sectors = bytes / block * (block / SECTOR_BYTES);
+        Ok(bytes)
+    }
+}
+
+impl AsFd for Disk {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn of_file(plain: Geometry, metadata: &Metadata) -> Geometry {
+    let Some(whole) = block(metadata.blksize()).filter(|whole| *whole >= plain.block_bytes) else { return plain };
+    // A piece of a file system's block would be zeroed in the page cache.
+    Geometry { physical_bytes: whole, zero_align: Some(whole as u64), ..plain }
+}
+
+fn of_device(plain: Geometry, metadata: &Metadata) -> Geometry {
+    let limits = Limits::of(metadata.rdev());
+    let number = |name| limits.read(name).and_then(|text| text.parse::<u64>().ok());
+    let physical = number("physical_block_size").and_then(block).filter(|bytes| *bytes >= plain.block_bytes);
+    let optimal = number("optimal_io_size").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    Geometry {
+        physical_bytes: physical.unwrap_or(plain.block_bytes),
+        optimal_bytes: if optimal.is_multiple_of(plain.block_bytes) { optimal } else { 0 },
+        zero_align: Some(plain.block_bytes as u64),
+        write_through: limits.read("write_cache").as_deref() == Some("write through"),
+        ..plain
+    }
+}
+
+fn block(bytes: u64) -> Option<usize> {
+    let bytes = usize::try_from(bytes).ok()?;
+    (bytes.is_power_of_two() && (SECTOR_BYTES as usize..=MOST_BLOCK_BYTES).contains(&bytes)).then_some(bytes)
+}
+
+/// What the kernel says of a block device: `/sys/dev/block/MAJOR:MINOR/queue`; a partition's are its disk's.
+struct Limits {
+    device: PathBuf,
+}
+
+impl Limits {
+    fn of(device: u64) -> Limits {
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        Limits { device: PathBuf::from(format!("/sys/dev/block/{major}:{minor}")) }
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        let text = ["queue", "../queue"]
+            .iter()
+            .find_map(|queue| std::fs::read_to_string(self.device.join(queue).join(name)).ok())?;
+        Some(text.trim().to_owned())
+    }
+}
+
+enum Alignment {
+    Said(usize, usize),
+    Unsaid,
+    NoDirect,
+}
+
+/// What `statx` says of O_DIRECT (Linux 6.1): alignment of memory and of file offsets.
+fn direct_alignment(path: &Path) -> io::Result<Alignment> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero bytes are a valid `statx`.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: a NUL-terminated path and a structure of the kernel's layout.
+    let result = unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), 0, libc::STATX_DIOALIGN, &mut found) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (memory, offset) = (found.stx_dio_mem_align as usize, found.stx_dio_offset_align as usize);
+    if found.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return Ok(Alignment::Unsaid);
+    }
+    if memory == 0 || offset == 0 {
+        return Ok(Alignment::NoDirect);
+    }
+    let fits =
+        offset.is_power_of_two() && offset <= MOST_BLOCK_BYTES && memory.is_power_of_two() && memory <= ALIGN_BYTES;
+    Ok(if fits { Alignment::Said(memory, offset.max(SECTOR_BYTES as usize)) } else { Alignment::Unsaid })
+}

@@ -1,0 +1,127 @@
+//! How submissions reach the kernel: by io_uring, or one after another where the host refuses that.
+//!
+//! ```text
+//!   push ──▶ pushed ── go: the gate lets all of them ──▶ with the kernel ──▶ take
+//!               └───────── the gate is shut: they stay
+//! ```
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::job::Op;
+use super::plain::Plain;
+use super::uring::Uring;
+use crate::devices::virtio::link::Link;
+
+/// How often a shut gate is asked again.
+pub const HELD_LOOK: Duration = Duration::from_millis(1);
+
+/// A submission that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Whose.
+    pub id: usize,
+    /// Bytes, or an error number below 0.
+    pub result: i32,
+}
+
+/// Which way is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// io_uring where the host has it.
+    #[default]
+    Best,
+    /// Without io_uring.
+    Plain,
+}
+
+/// Whether to wait for something to come back, or for the bell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// As long as it takes.
+    Long,
+}
+
+/// One of both.
+#[derive(Debug)]
+pub enum Engine {
+    /// By io_uring.
+    Uring(Box<Uring>),
+    /// One after another.
+    Plain(Plain),
+}
+
+impl Engine {
+    /// An engine for `disk`, woken by the bell of `link`, with at most `most` submissions at once. For the calling
+    /// thread alone.
+    pub fn new(way: Way, most: usize, disk: BorrowedFd<'_>, link: &Link) -> Engine {
+        if way == Way::Best {
+            match Uring::new(most, disk, link) {
+                Ok(uring) => return Engine::Uring(Box::new(uring)),
+                Err(error) => log::info!("This host gives no io_uring ({error}): its disks do one request at a time"),
+            }
+        }
+        Engine::Plain(Plain::default())
+    }
+
+    /// Adds the submission `op` of job `id`. The job stays as it is until the answer has been taken.
+    pub fn push(&mut self, id: usize, op: Op) {
+        match self {
+            Engine::Uring(uring) => uring.push(id, op),
+            Engine::Plain(plain) => plain.push(id, op),
+        }
+    }
+
+    /// How many have been pushed and not handed over.
+    pub fn pushed(&self) -> usize {
+        match self {
+            Engine::Uring(uring) => uring.pushed(),
+            Engine::Plain(plain) => plain.pushed(),
+        }
+    }
+
+    /// Hands what was pushed to the kernel, if `admit`, asked at that moment, lets it; false if not: everything stays
+    /// pushed. Then waits as told, but not longer than [`HELD_LOOK`] when something stays.
+    pub fn go(
+        &mut self,
+        disk: BorrowedFd<'_>,
+        link: &Link,
+        wait: Wait,
+        admit: &mut dyn FnMut(&[(usize, Op)]) -> bool,
+    ) -> bool {
+        match self {
+            Engine::Uring(uring) => uring.go(wait, admit),
+            Engine::Plain(plain) => {
+                let nothing = plain.pushed() == 0;
+                let went = plain.go(disk, admit);
+                match wait {
+                    Wait::Long if nothing => link.wait(None),
+                    Wait::Long if !went => link.wait(Some(HELD_LOOK)),
+                    _ => {}
+                }
+                link.hush();
+                went
+            }
+        }
+    }
+
+    /// Something that came back.
+    pub fn take(&mut self) -> Option<Answer> {
+        match self {
+            Engine::Uring(uring) => uring.take(),
+            Engine::Plain(plain) => plain.take(),
+        }
+    }
+
+    /// Drops what was pushed and not handed over. Nothing may be with the kernel.
+    pub fn drop_pushed(&mut self, most: usize, disk: BorrowedFd<'_>, link: &Link) {
+        match self {
+            Engine::Plain(plain) => plain.drop_pushed(),
+            // What stands in a ring cannot be taken out of it; a ring that is closed forgets it.
+            Engine::Uring(uring) if uring.pushed() > 0 => *self = Engine::new(Way::Best, most, disk, link),
+            Engine::Uring(_) => {}
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! An io_uring of one disk and one thread: submits, waits for answers and for the doorbell with one system call.
+//!
+//! ```text
+//!   push ──▶ submission ring ── enter ──▶ kernel ──▶ completion ring ──▶ take
+//!   doorbell, link: bell ── polled in the same ring, for ever ──▶ ┘ wakes, and is no answer
+//! ```
+//!
+//! The bell's count is never read here: each ringing is one completion of the poll, whatever the count.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::engine::{Answer, HELD_LOOK, Wait};
+use super::job::Op;
+use crate::devices::virtio::link::Link;
+
+/// The bell's poll among the jobs' ids.
+const BELL: u64 = u64::MAX;
+/// The one registered file.
+const DISK: Fixed = Fixed(0);
+
+const ENTER_GETEVENTS: u32 = 1;
+const ENTER_EXT_ARG: u32 = 1 << 3;
+
+/// The ring.
+pub struct Uring {
+    ring: IoUring,
+    bell: Fd,
+    /// The bell's poll stands, or is pushed.
+    listening: bool,
+    /// In the submission ring, oldest first, and not with the kernel; the bell's poll as nothing.
+    pushed: VecDeque<Option<(usize, Op)>>,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring").field("pushed", &self.pushed).finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// A ring for `disk` that `link` wakes, with at most `most` submissions at once.
+    pub fn new(most: usize, disk: BorrowedFd<'_>, link: &Link) -> io::Result<Uring> {
+        // The bell's poll comes on top.
+        let entries = (most as u32 + 1).next_power_of_two();
+        // Completions wait for the thread that takes them: no interruption (Linux 6.1; older ones do without).
+        let build = |defer: bool| -> io::Result<IoUring> {
+            let mut builder = IoUring::builder();
+            builder.dontfork();
+            if defer {
+                builder.setup_single_issuer().setup_defer_taskrun();
+            }
+            builder.build(entries)
+        };
+        let ring = build(true).or_else(|_| build(false))?;
+        let needs = ring.params();
+        if !needs.is_feature_ext_arg() || !needs.is_feature_nodrop() || !needs.is_feature_submit_stable() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        ring.submitter().register_files(&[disk.as_raw_fd()])?;
+        let bell = Fd(link.bell().as_raw_fd());
+        let mut uring = Uring { ring, bell, listening: false, pushed: VecDeque::new() };
+        uring.listen()?;
+        Ok(uring)
+    }
+
+    /// Adds a submission.
+    pub fn push(&mut self, id: usize, op: Op) {
+        let entry = entry(op).user_data(id as u64);
+        self.push_entry(&entry, Some((id, op)));
+    }
+
+    /// What has not been handed over, the bell's poll not counted.
+    pub fn pushed(&self) -> usize {
+        self.pushed.iter().flatten().count()
+    }
+
+    /// Hands over what was pushed, if `admit` lets it, and waits; see [`super::engine::Engine::go`].
+    pub fn go(&mut self, wait: Wait, admit: &mut dyn FnMut(&[(usize, Op)]) -> bool) -> bool {
+        if !self.listening {
+            self.push_bell();
+        }
+        let asked: Vec<(usize, Op)> = self.pushed.iter().flatten().copied().collect();
+        let may = asked.is_empty() || admit(&asked);
+        let to_submit = if may { self.pushed.len() as u32 } else { 0 };
+        let want = u32::from(wait != Wait::No && self.ring.completion().is_empty());
+        if to_submit > 0 || want > 0 {
+            self.enter(to_submit, want, (!may).then_some(HELD_LOOK));
+        }
+        may
+    }
+
+    /// Something that came back.
+    pub fn take(&mut self) -> Option<Answer> {
+        loop {
+            let entry = self.ring.completion().next()?;
+            if entry.user_data() != BELL {
+                return Some(Answer { id: entry.user_data() as usize, result: entry.result() });
+            }
+            // It ends only where the kernel had no room for its completions.
+            self.listening = cqueue::more(entry.flags());
+        }
+    }
+
+    /// Polls the bell for ever (Linux 5.13); an older kernel refuses that at once.
+    fn listen(&mut self) -> io::Result<()> {
+        self.push_bell();
+        self.enter(1, 0, None);
+        let refused = self.ring.completion().find(|entry| entry.user_data() == BELL && entry.result() < 0);
+        match refused {
+            Some(entry) => Err(io::Error::from_raw_os_error(-entry.result())),
+            None => Ok(()),
+        }
+    }
+
+    fn push_bell(&mut self) {
+        let poll = opcode::PollAdd::new(self.bell, libc::POLLIN as u32).multi(true).build().user_data(BELL);
+        self.push_entry(&poll, None);
+        self.listening = true;
+    }
+
+    fn push_entry(&mut self, entry: &squeue::Entry, what: Option<(usize, Op)>) {
+        // SAFETY: what the entry points at lies in its job, which stays as it is until the answer has been taken; the
+        // bell is the link's, which outlives the ring's thread.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        pushed.expect("the ring has room for every job at once, and the bell");
+        self.pushed.push_back(what);
+    }
+
+    /// One system call. Whatever it ends with, the caller looks at what is there.
+    fn enter(&mut self, to_submit: u32, want: u32, at_most: Option<Duration>) {
+        let timespec = at_most.map(Timespec::from);
+        let mut args = SubmitArgs::new();
+        if let Some(timespec) = &timespec {
+            args = args.timespec(timespec);
+        }
+        self.ring.submission().sync();
+        let flags = ENTER_GETEVENTS | ENTER_EXT_ARG;
+        // SAFETY: the flags say that the argument is a `getevents` one; the entries are as `push_entry` says.
+        let entered = unsafe { self.ring.submitter().enter(to_submit, want, flags, Some(&args)) };
+        if let Err(error) = entered {
+            match error.raw_os_error() {
+                Some(libc::EINTR | libc::ETIME) => {}
+                // Out of memory, or of room for completions, for now.
+                Some(libc::EAGAIN | libc::EBUSY) => std::thread::sleep(HELD_LOOK),
+                _ => {
+                    log::error!("The io_uring of a disk fails: {error}");
+                    std::thread::sleep(HELD_LOOK);
+                }
+            }
+        }
+        let left = self.ring.submission().len();
+        self.pushed.drain(..self.pushed.len().saturating_sub(left));
+    }
+}
+
+fn entry(op: Op) -> squeue::Entry {
+    match op {
+        Op::Read { at, vectors, count: 1 } => {
+            // SAFETY: one vector is there, as the operation says.
+            let vector = unsafe { *vectors };
+            opcode::Read::new(DISK, vector.iov_base.cast(), vector.iov_len as u32).offset(at).build()
+        }
+        Op::Read { at, vectors, count } => opcode::Readv::new(DISK, vectors, count as u32).offset(at).build(),
+        Op::Write { at, vectors, count: 1, durable } => {
+            // SAFETY: as above.
+            let vector = unsafe { *vectors };
+            let write = opcode::Write::new(DISK, vector.iov_base.cast(), vector.iov_len as u32).offset(at);
+            write.rw_flags(flags(durable)).build()
+        }
+        Op::Write { at, vectors, count, durable } => {
+            opcode::Writev::new(DISK, vectors, count as u32).offset(at).rw_flags(flags(durable)).build()
+        }
+        Op::Sync => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
+        Op::Allocate { at, bytes, mode } => opcode::Fallocate::new(DISK, bytes).offset(at).mode(mode).build(),
+    }
+}
+
+fn flags(durable: bool) -> i32 {
+    if durable { libc::RWF_DSYNC } else { 0 }
+}

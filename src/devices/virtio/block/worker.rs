@@ -1,0 +1,355 @@
+//! The `block` thread: takes requests off the queue, has many of them under way at once, tells the guest.
+//!
+//! ```text
+//!               Start            chains ──▶ jobs ──▶ engine ── gate open: submitted ──▶ back ──▶ used ring, interrupt
+//!   ┌──────┐ ─────────▶ ┌─────────┐            │        └───── gate shut: held, asked again each millisecond
+//!   │ idle │            │ working │            └── the next step of a job ◀──────────────┘
+//!   └──────┘ ◀───────── └─────────┘ ── malformed: broken, nothing more until a reset
+//!             Reset        Stop: what is in flight ends and what failed settles, what is held is dropped
+//! ```
+//!
+//! A held request is kept under the grant it came in with: if the right comes back under another one, the
+//! request never goes. While one is held, no other is taken.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::disk::Disk;
+use super::engine::{Answer, Engine, Wait, Way};
+use super::job::{Job, Next, Op};
+use super::{CONFIG_CAPACITY, CONFIG_WRITEBACK, F_CONFIG_WCE, F_FLUSH, QUEUE_ENTRIES, Status, Wish, bounce};
+use crate::devices::virtio::backend::Host;
+use crate::devices::virtio::link::Work;
+use crate::devices::virtio::pci::Kind;
+use crate::devices::virtio::ring::{Malformed, Ring};
+use crate::devices::virtio::{F_EVENT_IDX, Started};
+
+const MOST_JOBS: usize = QUEUE_ENTRIES as usize;
+
+/// One disk and its queue.
+#[derive(Debug)]
+pub struct Worker {
+    disk: Disk,
+    name: String,
+    shown: Arc<AtomicBool>,
+    way: Way,
+}
+
+impl Worker {
+    /// A worker for `disk`, which the guest knows as `name` (20 bytes of it). While `shown` is false its capacity is 0;
+    /// whoever changes it tells the worker to look again ([`crate::devices::virtio::link::Link::refresh`]).
+    pub fn new(disk: Disk, name: String, shown: Arc<AtomicBool>, way: Way) -> Worker {
+        Worker { disk, name, shown, way }
+    }
+
+    /// What its transport shows.
+    pub fn kind(&self) -> Kind {
+        super::kind(self.disk.geometry(), self.sectors())
+    }
+
+    /// The thread's body: ends when the link says stop, with nothing in flight.
+    pub fn run(&mut self, host: &Host<'_>) {
+        Service::new(self, host).run();
+    }
+
+    fn sectors(&self) -> u64 {
+        if self.shown.load(Ordering::Acquire) { self.disk.sectors() } else { 0 }
+    }
+}
+
+/// The queue of a running device.
+#[derive(Debug)]
+struct Running {
+    ring: Ring,
+    flushes: bool,
+    sees_writeback: bool,
+}
+
+/// One run of the thread.
+struct Service<'a> {
+    worker: &'a mut Worker,
+    host: &'a Host<'a>,
+    engine: Engine,
+    running: Option<Running>,
+    /// By id; never longer than [`MOST_JOBS`].
+    jobs: Vec<Option<Job>>,
+    free: Vec<usize>,
+    /// Submissions that the kernel has.
+    in_flight: usize,
+    /// The gate has refused what is pushed.
+    held: bool,
+    /// A job is under way, or waits for all others to end, that bears no other beside it.
+    alone: bool,
+}
+
+impl<'a> Service<'a> {
+    fn new(worker: &'a mut Worker, host: &'a Host<'a>) -> Service<'a> {
+        let engine = Engine::new(worker.way, MOST_JOBS, worker.disk.as_fd(), host.link);
+        let (jobs, free) = (Vec::with_capacity(MOST_JOBS), Vec::with_capacity(MOST_JOBS));
+        let mut service =
+            Service { worker, host, engine, running: None, jobs, free, in_flight: 0, held: false, alone: false };
+        service.reset_settings();
+        service
+    }
+
+    fn run(&mut self) {
+        loop {
+            match self.host.link.news() {
+                Some(Work::Stop) => {
+                    self.let_go();
+                    std::thread::sleep(self.host.gate.settles_in((self.host.now)()));
+                    return;
+                }
+                Some(Work::Reset(generation)) => {
+                    self.let_go();
+                    self.reset_settings();
+                    self.host.link.let_go(generation);
+                }
+                Some(Work::Start(started)) => match self.start(&started) {
+                    Ok(running) => self.running = Some(running),
+                    Err(malformed) => self.host.break_down(malformed),
+                },
+                Some(Work::Refresh) => self.measure(),
+                Some(Work::Rung) | None => {}
+            }
+            if let Err(malformed) = self.turn() {
+                self.let_go();
+                self.host.break_down(malformed);
+            }
+        }
+    }
+
+    fn start(&self, started: &Started) -> Result<Running, Malformed> {
+        let setup = started.queues.first().ok_or(Malformed::Queue)?;
+        let ring = Ring::open(setup, started.features & F_EVENT_IDX != 0, self.host.memory)?;
+        let (flushes, sees_writeback) = (started.features & F_FLUSH != 0, started.features & F_CONFIG_WCE != 0);
+        Ok(Running { ring, flushes, sees_writeback })
+    }
+
+    /// One turn: what has come back, what is new, what goes to the kernel; then waits if there is nothing else to do.
+    fn turn(&mut self) -> Result<(), Malformed> {
+        let mut used = false;
+        while let Some(answer) = self.engine.take() {
+            used |= self.came_back(answer)?;
+        }
+        used |= self.take_chains()?;
+        if let Some(running) = &mut self.running
+            && used
+            && running.ring.wants_interrupt(self.host.memory)?
+        {
+            self.host.interrupt_queue(0);
+        }
+        let takes = self.takes();
+        let more = match &mut self.running {
+            Some(running) if takes => running.ring.rest(self.host.memory)?,
+            _ => false,
+        };
+        // The ringing that came with news may have been taken back above.
+        self.go(if more || self.host.link.has_news() { Wait::No } else { Wait::Long });
+        Ok(())
+    }
+
+    /// Takes what the driver has added, as far as there is room; true when something of it is done already.
+    fn take_chains(&mut self) -> Result<bool, Malformed> {
+        let mut used = false;
+        self.alone &= self.busy();
+        for _ in 0..MOST_JOBS {
+            if !self.takes() {
+                break;
+            }
+            let Some(running) = &mut self.running else { break };
+            let Some(chain) = running.ring.next(self.host.memory)? else { break };
+            let head = chain.head;
+            let (geometry, sectors) = (*self.worker.disk.geometry(), self.worker.sectors());
+            let request = super::parse(chain, self.host.memory, &geometry, sectors)?;
+            if let Wish::Id(vectors) = &request.wish {
+                let id = super::id(&self.worker.name);
+                bounce::scatter(&id, vectors, 0);
+                self.finish(head, request.status, Status::Ok, id.len() as u32)?;
+                used = true;
+                continue;
+            }
+            let durable = self.durable();
+            let mut job = Job::new(head, self.host.gate.grant(self.host.right), request, geometry, durable);
+            if job.is_alone() {
+                self.alone = true;
+                if self.busy() {
+                    self.undo_next();
+                    break;
+                }
+            }
+            match job.op() {
+                Some(op) => self.begin(job, op),
+                None => {
+                    let (status, written) = job.end();
+                    self.finish(job.head, job.status, status, written)?;
+                    used = true;
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    fn undo_next(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.ring.undo_next();
+        }
+    }
+
+    /// Whether a write has to be on stable storage when it is done.
+    fn durable(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            let through = || self.host.link.settings().byte(CONFIG_WRITEBACK) == 0;
+            !running.flushes || running.sees_writeback && through()
+        })
+    }
+
+    fn begin(&mut self, job: Job, op: Op) {
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.jobs.push(None);
+            self.jobs.len() - 1
+        });
+        self.jobs[id] = Some(job);
+        self.engine.push(id, op);
+    }
+
+    /// A submission has come back; true when its request is done.
+    fn came_back(&mut self, Answer { id, result }: Answer) -> Result<bool, Malformed> {
+        self.ended(1);
+        self.in_flight -= 1;
+        let Some(Some(job)) = self.jobs.get_mut(id) else { return Ok(false) };
+        let (status, written) = match job.came_back(result) {
+            Next::Step => match job.op() {
+                Some(op) => {
+                    self.engine.push(id, op);
+                    return Ok(false);
+                }
+                None => job.end(),
+            },
+            Next::Done(status, written) => (status, written),
+            Next::Failed(error) => {
+                self.host.gate.failed((self.host.now)());
+                (self.host.failed)(error);
+                (Status::IoError, 0)
+            }
+        };
+        let (head, at) = (job.head, job.status);
+        self.jobs[id] = None;
+        self.free.push(id);
+        self.finish(head, at, status, written)?;
+        Ok(true)
+    }
+
+    /// Answers a request and gives its chain back.
+    fn finish(
+        &mut self,
+        head: u16,
+        at: vm_memory::GuestAddress,
+        status: Status,
+        written: u32,
+    ) -> Result<(), Malformed> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        super::answer(status, at, self.host.memory)?;
+        running.ring.used(head, written + 1, self.host.memory)
+    }
+
+    /// Hands what is pushed to the kernel, if the gate lets it, and waits.
+    fn go(&mut self, wait: Wait) {
+        let (host, jobs) = (self.host, &self.jobs);
+        let before = self.engine.pushed();
+        let mut asked = 0;
+        let held = self.held;
+        let went = self.engine.go(self.worker.disk.as_fd(), host.link, wait, &mut |ops| {
+            let may = admit(host, jobs, ops);
+            asked = if may { ops.len() } else { 0 };
+            if !may && !held {
+                (host.held)();
+            }
+            may
+        });
+        self.held = !went;
+        let handed = before - self.engine.pushed();
+        self.in_flight += handed;
+        // What the kernel had no room for will ask again.
+        self.ended(asked.saturating_sub(handed));
+    }
+
+    /// Waits for everything in flight, and forgets everything else. The guest is not told.
+    fn let_go(&mut self) {
+        self.running = None;
+        loop {
+            while let Some(Answer { result, .. }) = self.engine.take() {
+                self.ended(1);
+                self.in_flight -= 1;
+                if result < 0 {
+                    self.host.gate.failed((self.host.now)());
+                }
+            }
+            if self.in_flight == 0 {
+                break;
+            }
+            self.engine.go(self.worker.disk.as_fd(), self.host.link, Wait::Long, &mut |_| false);
+        }
+        self.engine.drop_pushed(MOST_JOBS, self.worker.disk.as_fd(), self.host.link);
+        self.jobs.clear();
+        self.free.clear();
+        (self.held, self.alone) = (false, false);
+    }
+
+    fn ended(&self, submissions: usize) {
+        (0..submissions).for_each(|_| self.host.gate.ended());
+    }
+
+    fn busy(&self) -> bool {
+        self.free.len() < self.jobs.len()
+    }
+
+    /// Whether another job may begin.
+    fn takes(&self) -> bool {
+        !self.held && !self.alone && (self.jobs.len() < MOST_JOBS || !self.free.is_empty())
+    }
+
+    /// The host has changed the disk, or shows it now, or no longer.
+    fn measure(&mut self) {
+        if let Err(error) = self.worker.disk.measure() {
+            (self.host.failed)(error);
+        }
+        self.host.change_settings(CONFIG_CAPACITY, &self.worker.sectors().to_le_bytes());
+    }
+
+    fn reset_settings(&mut self) {
+        let settings = self.host.link.settings();
+        settings.set(CONFIG_CAPACITY, &self.worker.sectors().to_le_bytes());
+        settings.set(CONFIG_WRITEBACK, &[u8::from(!self.worker.disk.geometry().write_through)]);
+    }
+}
+
+impl Drop for Service<'_> {
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            // The thread has panicked: the kernel may still write there.
+            std::mem::forget(std::mem::take(&mut self.jobs));
+        }
+    }
+}
+
+/// Asks the gate for all of `ops`, which the kernel is to get next.
+fn admit(host: &Host<'_>, jobs: &[Option<Job>], ops: &[(usize, Op)]) -> bool {
+    let gate = host.gate;
+    ops.iter().for_each(|_| gate.begins());
+    let now = (host.now)();
+    let pass = |(id, _): &(usize, Op)| {
+        let job = jobs.get(*id)?.as_ref()?;
+        gate.pass(host.right, job.grant, now).ok()
+    };
+    let Some(until) = ops.iter().map(pass).collect::<Option<Vec<_>>>() else {
+        ops.iter().for_each(|_| gate.ended());
+        return false;
+    };
+    let now = (host.now)();
+    for (until, _) in until.into_iter().zip(ops).filter(|(_, (_, op))| op.writes()) {
+        gate.submitted(until, now);
+    }
+    true
+}

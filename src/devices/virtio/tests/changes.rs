@@ -1,0 +1,201 @@
+//! What changes a disk other than by data, and what changes it at run time; many requests at once.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::driver::*;
+use crate::devices::virtio::block::disk::Disk;
+use crate::devices::virtio::block::engine::{Engine, Way};
+use crate::devices::virtio::block::{CONFIG_WRITEBACK, F_CONFIG_WCE, F_FLUSH};
+use crate::storage::gate::Right;
+use crate::time::Mono;
+
+const DISCARD: u32 = 11;
+const ZEROES: u32 = 13;
+const SECTORS: usize = 4096;
+
+/// A discard or write-zeroes request over ranges of (sector, sectors, flags); its status.
+fn change(rig: &mut Rig, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {
+    for ((sector, count, flags), at) in ranges.iter().zip((DATA..).step_by(16)) {
+        rig.memory.write_obj(*sector, GuestAddress(at)).unwrap();
+        rig.memory.write_obj(*count, GuestAddress(at + 8)).unwrap();
+        rig.memory.write_obj(*flags, GuestAddress(at + 12)).unwrap();
+    }
+    rig.request(kind, 0, &[(DATA, ranges.len() as u32 * 16)])
+}
+
+#[test]
+fn io_uring_is_used_where_this_host_has_it() {
+    let rig = Rig::new(64);
+    let disk = Disk::open(&rig.directory.path().join("image"), false).unwrap();
+    let engine = |way| Engine::new(way, 8, disk.as_fd(), &rig.link);
+    let refused = io_uring::IoUring::new(8).is_err();
+    assert_eq!(matches!(engine(Way::Best), Engine::Plain(_)), refused);
+    assert!(matches!(engine(Way::Plain), Engine::Plain(_)));
+}
+
+#[test]
+fn zeroes_are_written_wherever_they_begin_and_end() {
+    for_both_ways(SECTORS, |mut rig| {
+        rig.start();
+        let mut due = rig.image();
+        for (ranges, flags) in
+            [(&[(8, 16), (1001, 30)][..], 0), (&[(2000, 1000)][..], 1), (&[(4095, 1), (0, 1)][..], 1)]
+        {
+            let ranges: Vec<_> = ranges.iter().map(|(sector, count)| (*sector, *count, flags)).collect();
+            assert_eq!(change(&mut rig, ZEROES, &ranges), 0);
+            for (sector, count, _) in ranges {
+                due[sector as usize * 512..][..count as usize * 512].fill(0);
+            }
+            assert!(rig.image() == due);
+        }
+    });
+}
+
+#[test]
+fn what_is_discarded_is_given_back_and_nothing_else_changes() {
+    for_both_ways(SECTORS, |mut rig| {
+        rig.start();
+        let before = rig.image();
+        assert_eq!(change(&mut rig, DISCARD, &[(1001, 2000, 0), (3500, 1, 0)]), 0);
+        let after = rig.image();
+        assert!(after[..1001 * 512] == before[..1001 * 512] && after[3001 * 512..] == before[3001 * 512..]);
+        let room = std::fs::metadata(rig.directory.path().join("image")).unwrap().blocks();
+        // A file system that does not give room back is left alone.
+        assert!(room < SECTORS as u64 || after == before, "{room}");
+    });
+}
+
+#[test]
+fn ranges_that_cannot_be_are_refused() {
+    let mut rig = Rig::new(SECTORS);
+    rig.start();
+    let before = rig.image();
+    for (kind, ranges, status) in [
+        (DISCARD, vec![(4095, 2, 0)], 1),
+        (DISCARD, vec![(u64::MAX, 1, 0)], 1),
+        (ZEROES, vec![(0, u32::MAX, 0)], 1),
+        (DISCARD, vec![(0, 8, 1)], 2),
+        (ZEROES, vec![(0, 8, 2)], 2),
+        (ZEROES, vec![(0, 8, 0), (4096, 1, 0)], 1),
+        (ZEROES, vec![(0, 8, 0); 65], 1),
+    ] {
+        assert_eq!(change(&mut rig, kind, &ranges), status, "{kind} {:?}", ranges[0]);
+    }
+    assert_eq!(rig.request(DISCARD, 0, &[(DATA, 17)]), 1, "no whole range");
+    assert_eq!(change(&mut rig, ZEROES, &[(0, 0, 0)]), 0, "nothing to do");
+    assert!(rig.image() == before);
+}
+
+#[test]
+fn the_driver_is_told_of_a_disk_that_has_grown_or_is_shown() {
+    for_both_ways(64, |mut rig| {
+        rig.start();
+        let capacity = |rig: &mut Rig| u64::from_le_bytes(rig.read::<8>(0x2000));
+        assert_eq!(capacity(&mut rig), 64);
+        let generation = rig.read::<1>(COMMON + 0x15);
+        rig.read::<1>(0x1000);
+        let image = OpenOptions::new().write(true).open(rig.directory.path().join("image")).unwrap();
+        image.set_len(128 * 512).unwrap();
+        assert_eq!(rig.request(0, 127, &[(DATA, 512)]), 1, "not before it was looked at");
+        rig.link.refresh();
+        rig.wait("the new capacity", |rig| capacity(rig) == 128);
+        rig.wait("the configuration interrupt", |rig| rig.read::<1>(0x1000)[0] & 2 != 0);
+        assert_ne!(rig.read::<1>(COMMON + 0x15), generation);
+        assert_eq!(rig.request(0, 127, &[(DATA, 512)]), 0);
+        rig.shown.store(false, Ordering::Release);
+        rig.link.refresh();
+        rig.wait("no capacity", |rig| capacity(rig) == 0);
+        assert_eq!(rig.request(0, 0, &[(DATA, 512)]), 1);
+        rig.shown.store(true, Ordering::Release);
+        rig.link.refresh();
+        rig.wait("the capacity again", |rig| capacity(rig) == 128);
+        assert_eq!(rig.request(0, 0, &[(DATA, 512)]), 0);
+    });
+}
+
+#[test]
+fn the_driver_may_switch_the_write_cache_off_until_the_next_reset() {
+    let mut rig = Rig::new(64);
+    let writeback = 0x2000 + CONFIG_WRITEBACK as u64;
+    rig.start_with(F_FLUSH | F_CONFIG_WCE);
+    assert_eq!(rig.read::<1>(writeback), [1], "a file has something to flush");
+    rig.write(writeback, &[0]);
+    rig.write(0x2000, &[7; 8]);
+    assert_eq!((rig.read::<1>(writeback), rig.read::<8>(0x2000)), ([0], 64u64.to_le_bytes()));
+    assert_eq!(rig.request(1, 9, &[(DATA, 512)]), 0);
+    rig.reset();
+    rig.wait("the write cache", |rig| rig.read::<1>(writeback) == [1]);
+}
+
+#[test]
+fn many_requests_are_answered_each_with_its_own_data() {
+    for_both_ways(SECTORS, |mut rig| {
+        rig.start();
+        for round in 0..40u64 {
+            // Five requests of three descriptors each: three that write a block, two that read others.
+            let place = |index: u64| DATA + index * 4096;
+            let mut statuses = vec![];
+            for index in 0..5u64 {
+                let sector = (round * 5 + index) * 8;
+                let pattern = vec![(round * 3 + index) as u8; 4096];
+                rig.memory.write_slice(&pattern, GuestAddress(place(index))).unwrap();
+                statuses.push(rig.lay(index as u16 * 3, u32::from(index < 3), sector, (place(index), 4096)));
+            }
+            (0..5).for_each(|index| rig.ring(index * 3));
+            let due = rig.next;
+            rig.wait("every answer", |rig| rig.used() == due);
+            assert!(statuses.iter().all(|at| rig.ram(*at, 1) == [0]));
+            let image = rig.image();
+            for index in 0..5u64 {
+                let at = (round * 5 + index) as usize * 4096;
+                assert_eq!(rig.ram(place(index), 4096), &image[at..at + 4096], "round {round}, request {index}");
+                assert!(index >= 3 || image[at] == (round * 3 + index) as u8);
+            }
+        }
+        rig.wait("nothing in flight", |rig| !rig.gate.in_flight());
+    });
+}
+
+#[test]
+fn parts_of_one_block_written_at_once_are_all_there() {
+    for_both_ways(SECTORS, |mut rig| {
+        rig.start();
+        for round in 0..100u64 {
+            for index in 0..5u64 {
+                let at = DATA + index * 512;
+                rig.memory.write_slice(&[(round * 5 + index) as u8; 512], GuestAddress(at)).unwrap();
+                rig.lay(index as u16 * 3, 1, 16 + index, (at, 512));
+            }
+            (0..5).for_each(|index| rig.ring(index * 3));
+            let due = rig.next;
+            rig.wait("every answer", |rig| rig.used() == due);
+            let image = rig.image();
+            for index in 0..5 {
+                assert_eq!(image[(16 + index) * 512..][..512], [(round as usize * 5 + index) as u8; 512]);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_held_stays_held_and_a_stop_drops_it() {
+    for_both_ways(SECTORS, |mut rig| {
+        rig.start();
+        let before = rig.image();
+        rig.gate.open_until(Right::Member, 0, Mono::both(Duration::ZERO));
+        for index in 0..5u64 {
+            rig.lay(index as u16 * 3, 1, index * 8, (DATA + 0x1000, 4096));
+            rig.ring(index as u16 * 3);
+        }
+        rig.pass_time(Duration::from_millis(10));
+        assert_eq!((rig.used(), rig.gate.in_flight(), rig.gate.stamps().count), (0, false, 0));
+        rig.stop();
+        assert!(rig.image() == before);
+    });
+}

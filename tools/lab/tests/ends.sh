@@ -1,0 +1,51 @@
+# However a stock kernel ends, it is reported as what it was, within its own time.
+# lab: timeout=900
+. /lab/host.sh
+
+# The guest does what its command line says.
+guest_initrd ends generic tools <<'END'
+modprobe -a i6300esb pvpanic-pci
+do=$(sed 's/.*do=\([a-z-]*\).*/\1/' /proc/cmdline)
+echo "GUEST does $do"
+# The watchdog is armed and nobody pets it: what is not reported otherwise must be reported by it.
+wdctl -s 6 >/dev/null
+exec 9>/dev/watchdog
+stty -F /dev/ttyS1 raw
+echo READY >/dev/ttyS1
+case "$do" in
+    nothing) sleep 60 ;;
+    crash) sync; echo c >/proc/sysrq-trigger ;;
+    panic) rmmod pvpanic-pci; echo c >/proc/sysrq-trigger ;;
+    lock-up) insmod /lib/hang.ko ;;
+    reboot) reboot -f ;;
+    poweroff) poweroff -f ;;
+    kexec) printf V >&9; exec 9>&-; kexec -l /kexec --reuse-cmdline && kexec -e ;;
+esac
+sleep 60
+END
+
+# ends WHAT CODE WORDS LEAST-MS MOST-MS CMDLINE: times from the guest's word that it begins to the report.
+ends() {
+    local what=$1 due=$2 words=$3 least=$4 most=$5 cmdline=$6 time
+    guest ends 120 --kernel "$kernels/generic/vmlinux" --initrd ends.cpio --memory 256MiB --on-reset exit \
+        --cmdline "console=ttyS0 $cmdline"
+    expect "$what" "$due" "$words" || return
+    time=$(event_ms guest_fault)
+    time=$((${time:-$(event_ms guest_stopped)} - $(event_ms guest_ready)))
+    if [ "$time" -ge "$least" ] && [ "$time" -le "$most" ]; then
+        note "$what: $time ms"
+    else
+        fail "$what: reported after $time ms, due after $least to $most"
+    fi
+}
+
+ends "Poweroff" 0 "powered off" 0 3000 "panic=-1 do=poweroff"
+ends "A guest that stops petting" 10 "atchdog" 5900 9000 "panic=-1 do=nothing"
+ends "A panic that pvpanic tells" 11 "panic" 0 3000 "panic=0 do=crash"
+ends "A panic without pvpanic that reboots" 14 "reset" 0 4000 "panic=-1 do=panic"
+ends "A panic without pvpanic that halts" 10 "atchdog" 5900 9000 "panic=0 do=panic"
+ends "A triple fault" 12 "riple fault" 0 3000 "panic=-1 reboot=t do=reboot"
+ends "A lock-up with interrupts off" 10 "atchdog" 5900 9000 "panic=-1 do=lock-up"
+ends "Reboot by ACPI" 14 "reset" 0 3000 "panic=-1 reboot=a do=reboot"
+ends "Reboot by the keyboard controller" 14 "reset" 0 3000 "panic=-1 reboot=k do=reboot"
+ends "Reboot by PCI" 14 "reset" 0 3000 "panic=-1 reboot=p do=reboot"
