@@ -16,4 +16,6 @@ dvm_firmware_start:
     DVM_ENTRY "reset", dvm_guest_reset
     DVM_ENTRY "off", dvm_guest_off
     DVM_ENTRY "wild", dvm_guest_wild
+    .fill 20, 1, 0                          # the end of those that users are told of
+    DVM_ENTRY "fuzz", dvm_guest_fuzz
     .fill 20, 1, 0                          # the table's end

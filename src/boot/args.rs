@@ -31,7 +31,8 @@ pub struct BootArgs {
     /// The kernel's command line.
     #[arg(long, value_name = "C", default_value = "")]
     pub cmdline: String,
-    /// A raw image or block device as a disk; ",ro" behind it: read-only. May be given several times.
+    /// A raw image or block device as a disk; ",ro" behind it: read-only. May be given several times. SIGUSR1 makes the
+    /// guest see how large they are now.
     #[arg(long = "disk", value_name = "F[,ro]", value_parser = parse_disk)]
     pub disks: Vec<DiskArg>,
     /// A tap as a network card, made if it is not there. Without mac the guest's address is made up from the tap's name;

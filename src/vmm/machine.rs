@@ -4,7 +4,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -45,6 +45,8 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// The right that its requests need.
     pub right: Right,
+    /// False: the guest finds it without capacity, until [`Machine::show_disk`].
+    pub shown: bool,
 }
 
 /// One network card of a machine.
@@ -101,6 +103,7 @@ pub enum MachineError {
 }
 
 /// How the names of network cards begin.
+const BLOCK: &str = "block-";
 const NET: &str = "net-";
 
 /// Where a virtio device stands in the machine.
@@ -130,6 +133,8 @@ pub struct Machine {
     sink: Sink,
     board: Arc<Mutex<Board>>,
     devices: Vec<Plugged>,
+    /// Whether each disk shows its capacity.
+    shown: Vec<Arc<AtomicBool>>,
     ram: Option<Arc<Ram>>,
     pace: Arc<Pace>,
     ticker: Arc<Ticker>,
@@ -167,6 +172,7 @@ impl Machine {
             ticker: Arc::new(Ticker::new()?),
             board: Arc::new(Mutex::new(Board::new())),
             devices: Vec::new(),
+            shown: Vec::new(),
             ram: Some(Arc::new(ram)),
             wiring: None,
             vm: None,
@@ -218,6 +224,19 @@ impl Machine {
         self.devices.iter().filter(|device| device.name.starts_with(NET)).for_each(|device| device.link.refresh());
     }
 
+    /// Looks again how large every disk is, and tells the guest of those that have changed. Returns at once.
+    pub fn measure_disks(&self) {
+        self.devices.iter().filter(|device| device.name.starts_with(BLOCK)).for_each(|device| device.link.refresh());
+    }
+
+    /// Shows the guest what disk `index` holds, or from now on a capacity of 0; the guest is told. Returns at once.
+    pub fn show_disk(&self, index: usize, shown: bool) {
+        if let Some(place) = self.shown.get(index) {
+            place.store(shown, Ordering::Release);
+            self.measure_disks();
+        }
+    }
+
     /// Sends bytes to the guest by COM2.
     pub fn send_com2(&self, bytes: &[u8]) -> Result<(), Com2Full> {
         self.wiring.as_ref().map_or(Ok(()), |wiring| wiring.send_com2(bytes))
@@ -233,8 +252,10 @@ impl Machine {
         let mut backends = Vec::new();
         for (index, config) in self.config.disks.clone().into_iter().enumerate() {
             let disk = Disk::open(&config.path, config.read_only)?;
-            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}"), Arc::new(AtomicBool::new(true)), Way::Best));
-            backends.push(self.plug(format!("block-{index}"), config.right, backend)?);
+            let shown = Arc::new(AtomicBool::new(config.shown));
+            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}"), shown.clone(), Way::Best));
+            self.shown.push(shown);
+            backends.push(self.plug(format!("{BLOCK}{index}"), config.right, backend)?);
         }
         for (index, config) in self.config.nets.clone().into_iter().enumerate() {
             let backend = Backend::Net(Nic::new(Tap::open(&config.tap)?, config.mac, config.offload));

@@ -26,6 +26,8 @@ pub const MOST_BYTES: u64 = PCI64_WINDOW.start - HIGH_RAM + LOW_RAM_END;
 
 const PAGE_BYTES: u64 = 4096;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Before and behind each mapping nobody can read or write: a stray access ends the process and harms nothing.
+const GUARD_BYTES: usize = PAGE_BYTES as usize;
 
 /// Why there is no RAM.
 #[derive(Debug, thiserror::Error)]
@@ -139,22 +141,28 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(bytes: usize) -> io::Result<Mapping> {
-        let slack = bytes.checked_add(HUGE_PAGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
+        let slack = bytes.checked_add(HUGE_PAGE_BYTES + 2 * GUARD_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a new anonymous mapping wherever the kernel likes.
         let raw = unsafe { libc::mmap(std::ptr::null_mut(), slack, PROTECTION, FLAGS, -1, 0) };
         if raw == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let raw: *mut u8 = raw.cast();
-        let before = raw.align_offset(HUGE_PAGE_BYTES);
-        // SAFETY: `before` is at most the slack; what is cut off at both ends was mapped just now and holds nothing.
-        // Failures are harmless: unused address space stays mapped, or there are small pages.
+        let before = raw.wrapping_add(GUARD_BYTES).align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: `before` is at most the slack; what is cut off or guarded at both ends was mapped just now and holds
+        // nothing. Failures are harmless: unused address space stays mapped or open, or there are small pages.
         unsafe {
-            let start = raw.add(before);
+            let first_guard = raw.add(before);
+            let start = first_guard.add(GUARD_BYTES);
+            let last_guard = start.add(bytes);
             if before > 0 {
                 libc::munmap(raw.cast(), before);
             }
-            libc::munmap(start.add(bytes).cast(), slack - before - bytes);
+            if slack > before + bytes + 2 * GUARD_BYTES {
+                libc::munmap(last_guard.add(GUARD_BYTES).cast(), slack - before - bytes - 2 * GUARD_BYTES);
+            }
+            libc::mprotect(first_guard.cast(), GUARD_BYTES, libc::PROT_NONE);
+            libc::mprotect(last_guard.cast(), GUARD_BYTES, libc::PROT_NONE);
             libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE);
             libc::madvise(start.cast(), bytes, libc::MADV_DONTDUMP);
             Ok(Mapping { start, bytes })
@@ -164,8 +172,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length; `Ram` hands out no pointer that outlives it.
-        unsafe { libc::munmap(self.start.cast(), self.bytes) };
+        // SAFETY: mapped in `new` with this length and its guards; `Ram` hands out no pointer that outlives it.
+        unsafe { libc::munmap(self.start.sub(GUARD_BYTES).cast(), self.bytes + 2 * GUARD_BYTES) };
     }
 }
 
@@ -191,6 +199,20 @@ mod tests {
     fn sizes_that_cannot_be_are_refused() {
         for bytes in [0, 4096, LEAST_BYTES - 4096, LEAST_BYTES + 1, MOST_BYTES + 4096, u64::MAX] {
             assert!(matches!(Ram::new(bytes), Err(MemoryError::Size { .. })), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn beside_it_nothing_can_be_accessed() {
+        let ram = Ram::new((3 << 30) + 4096).expect("address space costs nothing");
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("a process can read its own");
+        for mapping in &ram.mappings {
+            let (start, end) = (mapping.start as usize, mapping.start as usize + mapping.bytes);
+            let closed = |line: &str| line.split_whitespace().nth(1) == Some("---p");
+            let begins =
+                |at: usize| maps.lines().find(|line| line.starts_with(&format!("{at:x}-"))).is_some_and(closed);
+            let ends = |at: usize| maps.lines().find(|line| line.contains(&format!("-{at:x} "))).is_some_and(closed);
+            assert!(ends(start) && begins(end), "{start:x}-{end:x} in\n{maps}");
         }
     }
 
