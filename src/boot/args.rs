@@ -62,7 +62,7 @@ pub struct BootArgs {
 /// How a kernel file is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Entry {
-    /// By PVH if it has the entry for it, else by Linux's protocol.
+    /// As is best for it: Linux by its own protocol, other ELF kernels by PVH if they have the entry for it.
     Auto,
     /// By its PVH entry: ELF only.
     Pvh,

@@ -10,7 +10,7 @@ use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
 
-use super::boot::{BootError, Kernel, Loader, Surroundings};
+use super::boot::{BootError, Kernel, Loader, Start, Surroundings};
 use super::memory::Ram;
 use super::pace::Pace;
 use super::prepared::{PrepareError, Prepared, Vm};
@@ -35,6 +35,9 @@ use crate::devices::virtio::net::worker::Nic;
 use crate::devices::virtio::pci::Transport;
 use crate::devices::virtio::rng::Rng;
 use crate::storage::gate::{LeaseGate, Right};
+
+/// Stack of each of a machine's threads.
+const STACK_BYTES: usize = 512 << 10;
 
 /// One disk of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -282,8 +285,11 @@ impl Machine {
             pci_slots: self.board.lock().unwrap_or_else(PoisonError::into_inner).slots(),
             ram_is_zero,
         };
-        let start = self.loader.load(around, ram.guest())?;
+        let start = self.loader.load(around, &ram)?;
         start.set_registers(&vm.vcpus[0]).map_err(BootError::Registers)?;
+        if let Start::Linux { .. } = start {
+            self.board.lock().unwrap_or_else(PoisonError::into_inner).begin_bare();
+        }
         let links = self.devices.iter().map(|device| (device.slot, device.link.clone())).collect();
         let sockets = Sockets::new(vm.fd.clone(), links)?;
         let wiring = Arc::new(Wiring::new(
@@ -369,7 +375,7 @@ fn spawn_worker(
     ram: Arc<Ram>,
 ) -> io::Result<JoinHandle<Option<Backend>>> {
     let Plugged { name, right, link, .. } = device;
-    Builder::new().name(name.clone()).spawn(move || {
+    thread(&name).spawn(move || {
         let sink = wiring.sink();
         guarded(&wiring, &name, || {
             backend.run(&Host {
@@ -393,7 +399,7 @@ fn spawn_worker(
 }
 
 fn spawn_ticker(wiring: Arc<Wiring>) -> io::Result<JoinHandle<()>> {
-    Builder::new().name("ticker".into()).spawn(move || {
+    thread("ticker").spawn(move || {
         guarded(&wiring, "ticker", || {
             if let Err(error) = ticker::run(&wiring) {
                 panic!("The ticker's timer fails: {error}");
@@ -404,7 +410,7 @@ fn spawn_ticker(wiring: Arc<Wiring>) -> io::Result<JoinHandle<()>> {
 
 fn spawn_vcpu(index: usize, mut fd: VcpuFd, wiring: Arc<Wiring>) -> io::Result<JoinHandle<VcpuFd>> {
     let name = format!("vcpu-{index}");
-    Builder::new().name(name.clone()).spawn(move || {
+    thread(&name).spawn(move || {
         let ran = guarded(&wiring, &name, || match Vcpu::new(index, &mut fd, &wiring) {
             Ok(mut vcpu) => vcpu.run(),
             Err(error) => panic!("It cannot be set up: {error}"),
@@ -414,6 +420,11 @@ fn spawn_vcpu(index: usize, mut fd: VcpuFd, wiring: Arc<Wiring>) -> io::Result<J
         }
         fd
     })
+}
+
+/// A thread whose stack is too small for a huge page: clearing one takes longer than starting the thread.
+fn thread(name: &str) -> Builder {
+    Builder::new().name(name.into()).stack_size(STACK_BYTES)
 }
 
 /// Runs a thread's body; a panic in it becomes a report.

@@ -8,6 +8,7 @@ disk=/dev/ram0
 cp /lab/block.load /tmp/load
 mkdir -p /tmp/extra && cp /lab/block.load /tmp/extra/load
 guest_initrd load generic <<'END'
+modprobe -a virtio_pci virtio_blk
 for load in sync:1500 sync:1500 write:1500 read:1500 deep-write:4000 deep-read:4000 long-write:48 long-read:48; do
     /load /dev/vda "${load%:*}" "${load#*:}"
 done
@@ -20,7 +21,7 @@ for kernel in generic; do
     sed -n 's/.*BENCH/BENCH ours/p' "$log" | while read -r line; do note "$line"; done
     expect "ours" 0 "GUEST end 0"
     log=/tmp/qemu.log
-    timeout -s KILL 600 qemu -M microvm,pcie=on,acpi=on,x-option-roms=off -accel kvm -cpu host -display none -serial stdio -nodefaults \
+    timeout -s KILL 600 qemu-system-x86_64 -L "$library/qemu" -M microvm,pcie=on,acpi=on,x-option-roms=off -accel kvm -cpu host -display none -serial stdio -nodefaults \
         -no-user-config -no-reboot -m 256 -kernel "$kernels/$kernel/vmlinux" -initrd load.cpio \
         -object iothread,id=t -drive file=$disk,format=raw,if=none,id=d,cache=none,aio=${AIO:-native} -device virtio-blk-pci,drive=d \
         -append "console=ttyS0 panic=-1 quiet random.trust_cpu=on" >"$log" 2>&1 </dev/null
