@@ -25,7 +25,8 @@ use crate::devices::virtio::pci::Kind;
 use crate::devices::virtio::ring::{Malformed, Ring};
 use crate::devices::virtio::{F_EVENT_IDX, Started};
 
-const MOST_JOBS: usize = QUEUE_ENTRIES as usize;
+/// One less than the queue holds: with the bell's poll they make up a power of two, which is what a ring has.
+const MOST_JOBS: usize = QUEUE_ENTRIES as usize - 1;
 
 /// One disk and its queue.
 #[derive(Debug)]
