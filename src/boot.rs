@@ -14,7 +14,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
 pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout, TapArg};
@@ -103,6 +104,7 @@ fn end(code: u8, words: impl Into<String>) -> Option<End> {
 }
 
 fn boot(args: &BootArgs) -> Result<End, BootCommandError> {
+    let disks_changed = disks_changed().map_err(MachineError::Thread)?;
     let config = machine_config(args)?;
     let (reports, incoming) = bounded(WAITING_REPORTS);
     let sink = sink(console(args)?, reports);
@@ -110,11 +112,31 @@ fn boot(args: &BootArgs) -> Result<End, BootCommandError> {
     let machine = Machine::build(config, Arc::new(LeaseGate::always_open()), sink)?;
     events.guest_starting();
     machine.start();
-    Watch { args, events, machine, com2: Vec::new() }.until_the_end(&incoming)
+    Watch { args, events, machine, com2: Vec::new() }.until_the_end(&incoming, &disks_changed)
+}
+
+/// SIGUSR1, by which the operator says that disks have grown. Before any other thread is there: all of them leave it to
+/// the one that waits for it.
+fn disks_changed() -> io::Result<Receiver<()>> {
+    let signals: SigSet = [Signal::SIGUSR1].into_iter().collect();
+    signals.thread_block()?;
+    let (sender, receiver) = bounded(1);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        while signals.wait().is_ok() {
+            // One that waits says it already.
+            let _ = sender.try_send(());
+        }
+    })?;
+    Ok(receiver)
 }
 
 fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
-    let disk = |disk: &DiskArg| DiskConfig { path: disk.path.clone(), read_only: disk.read_only, right: Right::Member };
+    let disk = |disk: &DiskArg| DiskConfig {
+        path: disk.path.clone(),
+        read_only: disk.read_only,
+        right: Right::Member,
+        shown: true,
+    };
     Ok(MachineConfig {
         kernel: kernel(args)?,
         cmdline: args.cmdline.clone(),
@@ -195,10 +217,20 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn until_the_end(mut self, incoming: &Receiver<(Mono, Report)>) -> Result<End, BootCommandError> {
+    fn until_the_end(
+        mut self,
+        incoming: &Receiver<(Mono, Report)>,
+        disks_changed: &Receiver<()>,
+    ) -> Result<End, BootCommandError> {
         loop {
-            // The machine holds the other end: it cannot be closed before the machine is gone.
-            let (at, report) = incoming.recv().expect("the machine lives, and with it its sink");
+            let (at, report) = select! {
+                // The machine holds the other end: it cannot be closed before the machine is gone.
+                recv(incoming) -> report => report.expect("the machine lives, and with it its sink"),
+                recv(disks_changed) -> _ => {
+                    self.machine.measure_disks();
+                    continue;
+                }
+            };
             if let Some(end) = self.on_report(at, report)? {
                 let bytes = self.machine.stop();
                 self.events.guest("guest_stopped", crate::clock::mono(), json!({}));

@@ -340,7 +340,7 @@ mod tests {
             cmdline: "test=1 member=0".to_owned(),
             vcpus: 1,
             memory_bytes: 8 << 20,
-            disks: vec![DiskConfig { path, read_only: false, right: Right::Member }],
+            disks: vec![DiskConfig { path, read_only: false, right: Right::Member, shown: true }],
             nets: vec![],
         };
         let gate = Arc::new(LeaseGate::new());

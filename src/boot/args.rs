@@ -31,7 +31,8 @@ pub struct BootArgs {
     /// The kernel's command line.
     #[arg(long, value_name = "C", default_value = "")]
     pub cmdline: String,
-    /// A raw image or block device as a disk; ",ro" behind it: read-only. May be given several times.
+    /// A raw image or block device as a disk; ",ro" behind it: read-only. May be given several times. SIGUSR1 makes the
+    /// guest see how large they are now.
     #[arg(long = "disk", value_name = "F[,ro]", value_parser = parse_disk)]
     pub disks: Vec<DiskArg>,
     /// A tap as a network card, made if it is not there. Without mac the guest's address is made up from the tap's name;
@@ -61,7 +62,7 @@ pub struct BootArgs {
 /// How a kernel file is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Entry {
-    /// By PVH if it has the entry for it, else by Linux's protocol.
+    /// As is best for it: Linux by its own protocol, other ELF kernels by PVH if they have the entry for it.
     Auto,
     /// By its PVH entry: ELF only.
     Pvh,

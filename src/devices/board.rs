@@ -130,6 +130,11 @@ impl Board {
         }
     }
 
+    /// Leaves the PCI bus as Linux is quickest with ([`Pci::begin_bare`]); only before the guest runs.
+    pub fn begin_bare(&mut self) {
+        self.pci.begin_bare();
+    }
+
     /// How many PCI slots are occupied: the first ones.
     pub fn slots(&self) -> u8 {
         self.pci.slots()

@@ -4,8 +4,8 @@
 //!   Kernel ──open──▶ Loader ──load──▶ Start ──set_registers──▶ boot processor
 //!            files     │ again at each reset
 //!                      ├─ Flat      a tiny guest ─────────────────────────▶ PVH
-//!                      ├─ ELF       has Xen's note, or is told to ────────▶ PVH      start info
-//!                      │            else ─────────────────────────────────▶ Linux    zero page, page tables
+//!                      ├─ ELF       has a PVH entry and is not Linux ─────▶ PVH      start info
+//!                      │            else, or as told ─────────────────────▶ Linux    zero page, page tables
 //!                      └─ bzImage ────────────────────────────────────────▶ Linux
 //! ```
 //!
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use linux_loader::configurator::Error as ConfiguratorError;
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{self, KernelLoader};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 pub use registers::Start;
 
@@ -38,16 +38,20 @@ use self::elf::Elf;
 use self::file::{BootFile, ZEROS};
 use self::layout::{ACPI_TABLES, CMDLINE};
 use super::acpi;
+use super::memory::Ram;
 use crate::devices::board::LOW_RAM_END;
 
 /// Most bytes of a command line, the final zero not counted: what Linux takes on x86.
 pub const CMDLINE_BYTES: usize = 2047;
 const MIB: u64 = 1 << 20;
+/// A kernel that ends here takes a few pages, for which no huge one needs to be cleared.
+const SMALL_KERNEL_END: u64 = 2 * MIB;
 
 /// How a kernel file is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Entry {
-    /// By PVH if it has the entry for it, else by Linux's 64-bit protocol.
+    /// As is best for it: what says that it is Linux by Linux's 64-bit protocol, which it is quicker through; else by PVH
+    /// if it has the entry for it.
     #[default]
     Auto,
     /// By PVH.
@@ -207,6 +211,8 @@ enum Image {
 
 /// What has to be known of a kernel file before it is loaded.
 struct Plan {
+    /// The kernel takes RAM up to here.
+    end: u64,
     initrd: Option<Range<u64>>,
     start: Start,
     kind: PlanKind,
@@ -239,15 +245,19 @@ impl Loader {
     }
 
     /// Puts kernel, initrd, command line and tables into RAM.
-    pub fn load(&self, around: Surroundings<'_>, ram: &GuestMemoryMmap) -> Result<Start, BootError> {
+    pub fn load(&self, around: Surroundings<'_>, ram: &Ram) -> Result<Start, BootError> {
         if around.cmdline.len() > CMDLINE_BYTES {
             return Err(BootError::LongCmdline { bytes: around.cmdline.len() });
         }
         if around.cmdline.contains('\0') {
             return Err(BootError::ZeroInCmdline);
         }
-        let ram_bytes = bytes_of(ram);
+        let ram_bytes = ram.bytes();
         let plan = self.plan(ram_bytes)?;
+        if around.ram_is_zero && plan.as_ref().is_none_or(|plan| plan.end <= SMALL_KERNEL_END) {
+            ram.begin_with_small_pages();
+        }
+        let ram = ram.guest();
         let start = match (&plan, &self.image) {
             (Some(plan), Image::Elf { file, .. } | Image::BzImage { file }) => {
                 plan.load_kernel(file, ram, around.ram_is_zero)?;
@@ -292,7 +302,7 @@ impl Loader {
         }
         let place = |file: &BootFile| initrd::place(file, file.bytes()?, end, last_initrd_address, ram_bytes);
         let initrd = self.initrd.as_ref().map(place).transpose()?;
-        Ok(Some(Plan { initrd, start, kind }))
+        Ok(Some(Plan { end, initrd, start, kind }))
     }
 }
 
@@ -342,7 +352,8 @@ impl Plan {
 /// How an ELF kernel is entered.
 fn elf_start(file: &BootFile, elf: &Elf, entry: Entry) -> Result<Start, BootError> {
     match (entry, elf.pvh_entry) {
-        (Entry::Auto | Entry::Pvh, Some(entry)) => Ok(Start::Pvh { entry }),
+        (Entry::Pvh, Some(entry)) => Ok(Start::Pvh { entry }),
+        (Entry::Auto, Some(entry)) if !elf.is_linux => Ok(Start::Pvh { entry }),
         (Entry::Pvh, None) => Err(BootError::NoPvhEntry { path: file.path.clone() }),
         (Entry::Auto | Entry::Linux, _) => Ok(Start::Linux { entry: elf.entry }),
     }
@@ -379,9 +390,4 @@ fn clear(ram: &GuestMemoryMmap, range: Range<u64>) -> Result<(), BootError> {
         at += count;
     }
     Ok(())
-}
-
-fn bytes_of(ram: &GuestMemoryMmap) -> u64 {
-    use vm_memory::GuestMemoryRegion;
-    ram.iter().map(GuestMemoryRegion::len).sum()
 }

@@ -4,13 +4,13 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
 
-use super::boot::{BootError, Kernel, Loader, Surroundings};
+use super::boot::{BootError, Kernel, Loader, Start, Surroundings};
 use super::memory::Ram;
 use super::pace::Pace;
 use super::prepared::{PrepareError, Prepared, Vm};
@@ -36,6 +36,9 @@ use crate::devices::virtio::pci::Transport;
 use crate::devices::virtio::rng::Rng;
 use crate::storage::gate::{LeaseGate, Right};
 
+/// Stack of each of a machine's threads.
+const STACK_BYTES: usize = 512 << 10;
+
 /// One disk of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskConfig {
@@ -45,6 +48,8 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// The right that its requests need.
     pub right: Right,
+    /// False: the guest finds it without capacity, until [`Machine::show_disk`].
+    pub shown: bool,
 }
 
 /// One network card of a machine.
@@ -101,6 +106,7 @@ pub enum MachineError {
 }
 
 /// How the names of network cards begin.
+const BLOCK: &str = "block-";
 const NET: &str = "net-";
 
 /// Where a virtio device stands in the machine.
@@ -130,6 +136,8 @@ pub struct Machine {
     sink: Sink,
     board: Arc<Mutex<Board>>,
     devices: Vec<Plugged>,
+    /// Whether each disk shows its capacity.
+    shown: Vec<Arc<AtomicBool>>,
     ram: Option<Arc<Ram>>,
     pace: Arc<Pace>,
     ticker: Arc<Ticker>,
@@ -167,6 +175,7 @@ impl Machine {
             ticker: Arc::new(Ticker::new()?),
             board: Arc::new(Mutex::new(Board::new())),
             devices: Vec::new(),
+            shown: Vec::new(),
             ram: Some(Arc::new(ram)),
             wiring: None,
             vm: None,
@@ -218,6 +227,19 @@ impl Machine {
         self.devices.iter().filter(|device| device.name.starts_with(NET)).for_each(|device| device.link.refresh());
     }
 
+    /// Looks again how large every disk is, and tells the guest of those that have changed. Returns at once.
+    pub fn measure_disks(&self) {
+        self.devices.iter().filter(|device| device.name.starts_with(BLOCK)).for_each(|device| device.link.refresh());
+    }
+
+    /// Shows the guest what disk `index` holds, or from now on a capacity of 0; the guest is told. Returns at once.
+    pub fn show_disk(&self, index: usize, shown: bool) {
+        if let Some(place) = self.shown.get(index) {
+            place.store(shown, Ordering::Release);
+            self.measure_disks();
+        }
+    }
+
     /// Sends bytes to the guest by COM2.
     pub fn send_com2(&self, bytes: &[u8]) -> Result<(), Com2Full> {
         self.wiring.as_ref().map_or(Ok(()), |wiring| wiring.send_com2(bytes))
@@ -233,8 +255,10 @@ impl Machine {
         let mut backends = Vec::new();
         for (index, config) in self.config.disks.clone().into_iter().enumerate() {
             let disk = Disk::open(&config.path, config.read_only)?;
-            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}"), Arc::new(AtomicBool::new(true)), Way::Best));
-            backends.push(self.plug(format!("block-{index}"), config.right, backend)?);
+            let shown = Arc::new(AtomicBool::new(config.shown));
+            let backend = Backend::Block(Worker::new(disk, format!("duplexvm-{index}"), shown.clone(), Way::Best));
+            self.shown.push(shown);
+            backends.push(self.plug(format!("{BLOCK}{index}"), config.right, backend)?);
         }
         for (index, config) in self.config.nets.clone().into_iter().enumerate() {
             let backend = Backend::Net(Nic::new(Tap::open(&config.tap)?, config.mac, config.offload));
@@ -261,8 +285,11 @@ impl Machine {
             pci_slots: self.board.lock().unwrap_or_else(PoisonError::into_inner).slots(),
             ram_is_zero,
         };
-        let start = self.loader.load(around, ram.guest())?;
+        let start = self.loader.load(around, &ram)?;
         start.set_registers(&vm.vcpus[0]).map_err(BootError::Registers)?;
+        if let Start::Linux { .. } = start {
+            self.board.lock().unwrap_or_else(PoisonError::into_inner).begin_bare();
+        }
         let links = self.devices.iter().map(|device| (device.slot, device.link.clone())).collect();
         let sockets = Sockets::new(vm.fd.clone(), links)?;
         let wiring = Arc::new(Wiring::new(
@@ -348,7 +375,7 @@ fn spawn_worker(
     ram: Arc<Ram>,
 ) -> io::Result<JoinHandle<Option<Backend>>> {
     let Plugged { name, right, link, .. } = device;
-    Builder::new().name(name.clone()).spawn(move || {
+    thread(&name).spawn(move || {
         let sink = wiring.sink();
         guarded(&wiring, &name, || {
             backend.run(&Host {
@@ -372,7 +399,7 @@ fn spawn_worker(
 }
 
 fn spawn_ticker(wiring: Arc<Wiring>) -> io::Result<JoinHandle<()>> {
-    Builder::new().name("ticker".into()).spawn(move || {
+    thread("ticker").spawn(move || {
         guarded(&wiring, "ticker", || {
             if let Err(error) = ticker::run(&wiring) {
                 panic!("The ticker's timer fails: {error}");
@@ -383,7 +410,7 @@ fn spawn_ticker(wiring: Arc<Wiring>) -> io::Result<JoinHandle<()>> {
 
 fn spawn_vcpu(index: usize, mut fd: VcpuFd, wiring: Arc<Wiring>) -> io::Result<JoinHandle<VcpuFd>> {
     let name = format!("vcpu-{index}");
-    Builder::new().name(name.clone()).spawn(move || {
+    thread(&name).spawn(move || {
         let ran = guarded(&wiring, &name, || match Vcpu::new(index, &mut fd, &wiring) {
             Ok(mut vcpu) => vcpu.run(),
             Err(error) => panic!("It cannot be set up: {error}"),
@@ -393,6 +420,11 @@ fn spawn_vcpu(index: usize, mut fd: VcpuFd, wiring: Arc<Wiring>) -> io::Result<J
         }
         fd
     })
+}
+
+/// A thread whose stack is too small for a huge page: clearing one takes longer than starting the thread.
+fn thread(name: &str) -> Builder {
+    Builder::new().name(name.into()).stack_size(STACK_BYTES)
 }
 
 /// Runs a thread's body; a panic in it becomes a report.

@@ -41,9 +41,17 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Fetch and build what the hosts are made of
-    Setup,
+    Setup {
+        /// Only what the smoke run needs
+        #[arg(long)]
+        smoke: bool,
+    },
     /// Name the tests
-    List,
+    List {
+        /// Only the tests of the smoke run
+        #[arg(long)]
+        smoke: bool,
+    },
     /// Run tests: those named (or files), else all
     Run {
         /// Of tests/, or a path
@@ -85,15 +93,17 @@ fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match command {
-        Command::Setup => {
+        Command::Setup { smoke } => {
             let shelf = Shelf::open()?;
-            shelf.root()?;
+            if !smoke {
+                shelf.root()?;
+            }
             println!("{}", shelf.path().display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::List => {
-            for test in test::all()? {
-                println!("{:<20} {}{}", test.name, test.about, if test.smoke { " (smoke)" } else { "" });
+        Command::List { smoke } => {
+            for test in test::all()?.iter().filter(|test| !smoke || test.smoke) {
+                println!("{:<16} {}{}", test.name, test.about, if test.smoke { " (smoke)" } else { "" });
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -24,6 +24,7 @@ pub enum ShelfError {
 /// The shelf, filled.
 pub struct Shelf {
     path: PathBuf,
+    base: PathBuf,
 }
 
 /// The lab's own files.
@@ -38,32 +39,14 @@ impl Shelf {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let caches = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
         let caches = caches.ok_or_else(|| ShelfError::Missing("neither XDG_CACHE_HOME nor HOME is set".to_owned()))?;
-        let shelf = Shelf { path: caches.join("duplexvm-lab") };
-        shelf.fill(None)?;
-        Ok(shelf)
+        let path = caches.join("duplexvm-lab");
+        let base = fill(&path, "base")?;
+        Ok(Shelf { path, base })
     }
 
     /// The root file system for guests, made where need be: minutes at first.
     pub fn root(&self) -> Result<PathBuf, ShelfError> {
-        self.fill(Some("root"))?;
-        Ok(self.path.join("root.ext4"))
-    }
-
-    fn fill(&self, what: Option<&str>) -> Result<(), ShelfError> {
-        let failed = |e: io::Error| ShelfError::Failed(format!("Cannot run tools/lab/shelve: {e}"));
-        let mut shelve = Command::new(room().join("shelve"));
-        shelve.arg(&self.path).args(what).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = shelve.spawn().map_err(failed)?;
-        let mut last = "no reason given".to_owned();
-        for line in child.stderr.take().into_iter().flat_map(|said| BufReader::new(said).lines()) {
-            last = line.map_err(failed)?;
-            eprintln!("{last}");
-        }
-        match child.wait().map_err(failed)?.code() {
-            Some(0) => Ok(()),
-            Some(3) => Err(ShelfError::Missing(last)),
-            _ => Err(ShelfError::Failed(format!("tools/lab/shelve failed: {last}"))),
-        }
+        Ok(fill(&self.path, "root")?.join("root.ext4"))
     }
 
     /// Where it lies.
@@ -78,7 +61,7 @@ impl Shelf {
 
     /// The read-only disk of every host.
     pub fn library(&self) -> PathBuf {
-        self.path.join("library.ext4")
+        self.base.join("library.ext4")
     }
 
     /// Makes `initrd` for the hosts of one run: the base, and on top the lab's scripts, the binary with its libraries,
@@ -88,7 +71,7 @@ impl Shelf {
         let root = tempfile::tempdir().map_err(failed)?;
         load(root.path(), binary, script).map_err(failed)?;
         let mut whole = File::create(initrd).map_err(failed)?;
-        io::copy(&mut File::open(self.path.join("host.cpio")).map_err(failed)?, &mut whole).map_err(failed)?;
+        io::copy(&mut File::open(self.base.join("host.cpio")).map_err(failed)?, &mut whole).map_err(failed)?;
         let archived = Command::new("sh")
             .args(["-c", "find . | cpio --quiet -o -H newc -R 0:0"])
             .current_dir(root.path())
@@ -96,6 +79,26 @@ impl Shelf {
             .status()
             .map_err(failed)?;
         if archived.success() { Ok(()) } else { Err(failed(io::Error::other("cpio failed"))) }
+    }
+}
+
+/// Has the shelf at `path` hold `what`; its directory.
+fn fill(path: &Path, what: &str) -> Result<PathBuf, ShelfError> {
+    let failed = |e: io::Error| ShelfError::Failed(format!("Cannot run tools/lab/shelve: {e}"));
+    let mut shelve = Command::new(room().join("shelve"));
+    shelve.arg(path).arg(what).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = shelve.spawn().map_err(failed)?;
+    let mut last = "no reason given".to_owned();
+    for line in child.stderr.take().into_iter().flat_map(|said| BufReader::new(said).lines()) {
+        last = line.map_err(failed)?;
+        eprintln!("{last}");
+    }
+    // One line at most: it has not filled the pipe meanwhile.
+    let output = child.wait_with_output().map_err(failed)?;
+    match output.status.code() {
+        Some(0) => Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim_end())),
+        Some(3) => Err(ShelfError::Missing(last)),
+        _ => Err(ShelfError::Failed(format!("tools/lab/shelve failed: {last}"))),
     }
 }
 

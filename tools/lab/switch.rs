@@ -154,8 +154,8 @@ impl Hub {
             self.ports.iter().map(|p| PollFd::new(p.as_fd(), PollFlags::POLLIN)).collect();
         let _ = poll(&mut polled, millis);
         let rules = rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for from in 0..self.ports.len() {
-            self.take(from, &rules[from]);
+        for (from, rules) in rules.iter().enumerate() {
+            self.take(from, rules);
         }
         self.hand_on();
     }

@@ -226,6 +226,11 @@ impl ConfigSpace {
         next
     }
 
+    /// Memory decoding off; the BARs keep their addresses.
+    pub(super) fn leave_decoding_off(&mut self) {
+        self.bytes[COMMAND] &= !COMMAND_MEMORY;
+    }
+
     fn preset(&mut self, offset: usize, byte: u8) {
         self.at_power_on[offset] = byte;
         self.bytes[offset] = byte;

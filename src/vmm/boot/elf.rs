@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   ELF header ─▶ program headers ─▶ LOAD   bytes of the file, to a physical address
-//!                                 └▶ NOTE   Xen's PHYS32_ENTRY: where PVH enters (Xen, docs/misc/pvh.pandoc)
-//!              ─▶ section headers ─▶ NOBITS inside a LOAD: zeros that need not be read
+//!                                 └▶ NOTE   Xen's PHYS32_ENTRY: where PVH enters (Xen, docs/misc/pvh.pandoc);
+//!                                           its GUEST_OS: whether this is Linux
+//!              ─▶ section headers ─▶ NOBITS inside a LOAD, and Linux's scratch area: zeros that need not be read
 //! ```
 //!
-//! A vmlinux carries its `.bss` as zeros in the file, a third of Debian's: what the section headers say of that
-//! saves reading and touching it. Without section headers all is read.
+//! A vmlinux carries its `.bss` and its scratch area as zeros in the file, a third of Debian's: what the section headers
+//! say of that saves reading and touching it. Without section headers all is read.
 
 use std::ops::Range;
 
@@ -33,6 +34,10 @@ const PT_NOTE: u32 = 4;
 const SHT_NOBITS: u32 = 8;
 const SHF_ALLOC: u64 = 2;
 const SHF_TLS: u64 = 1 << 10;
+/// What Linux uses while it encrypts its memory, and fills before it reads (arch/x86/kernel/vmlinux.lds.S).
+const SCRATCH: &[u8] = b".init.scratch\0";
+const MOST_NAME_BYTES: u64 = 64 << 10;
+const XEN_GUEST_OS: u32 = 6;
 const XEN_PHYS32_ENTRY: u32 = 18;
 
 /// One piece of the file that goes into RAM.
@@ -56,6 +61,15 @@ pub(super) struct Elf {
     pub entry: u64,
     /// The PVH entry, guest-physical.
     pub pvh_entry: Option<u64>,
+    /// True when it says that it is Linux: its 64-bit entry is then Linux's.
+    pub is_linux: bool,
+}
+
+/// What the notes say.
+#[derive(Debug, Clone, Copy, Default)]
+struct Notes {
+    pvh_entry: Option<u64>,
+    is_linux: bool,
 }
 
 impl Elf {
@@ -70,11 +84,11 @@ impl Elf {
         }
         let table = file.read(file_bytes, u64_at(&header, 32), count * PROGRAM_HEADER_BYTES, "program headers")?;
         let mut segments = Vec::new();
-        let mut pvh_entry = None;
+        let mut notes = Notes::default();
         for program in table.chunks_exact(PROGRAM_HEADER_BYTES) {
             match u32_at(program, 0) {
                 PT_LOAD => segments.extend(segment(file, file_bytes, program)?),
-                PT_NOTE if pvh_entry.is_none() => pvh_entry = note(file, file_bytes, program)?,
+                PT_NOTE => read_notes(file, file_bytes, program, &mut notes)?,
                 _ => {}
             }
         }
@@ -82,7 +96,8 @@ impl Elf {
             return Err(file.damaged("it has nothing to load"));
         }
         let zeros = zeros(file, file_bytes, &header, &segments);
-        let elf = Elf { segments, zeros, entry: u64_at(&header, 24), pvh_entry };
+        let Notes { pvh_entry, is_linux } = notes;
+        let elf = Elf { segments, zeros, entry: u64_at(&header, 24), pvh_entry, is_linux };
         match elf.holds(elf.entry) && elf.pvh_entry.is_none_or(|entry| elf.holds(entry)) {
             true => Ok(elf),
             false => Err(file.damaged("its entry lies outside of what it loads")),
@@ -135,8 +150,8 @@ fn segment(file: &BootFile, file_bytes: u64, program: &[u8]) -> Result<Option<Se
     Ok(Some(Segment { file: offset..file_end, ram: start..end, virtual_start }))
 }
 
-/// Xen's PHYS32_ENTRY among the notes that a NOTE header names.
-fn note(file: &BootFile, file_bytes: u64, program: &[u8]) -> Result<Option<u64>, BootError> {
+/// Xen's notes among those that a NOTE header names.
+fn read_notes(file: &BootFile, file_bytes: u64, program: &[u8], found: &mut Notes) -> Result<(), BootError> {
     let (offset, bytes) = (u64_at(program, 8), u64_at(program, 32));
     if bytes > MOST_NOTE_BYTES {
         return Err(file.damaged("its notes are too long"));
@@ -147,15 +162,19 @@ fn note(file: &BootFile, file_bytes: u64, program: &[u8]) -> Result<Option<u64>,
         let [name_bytes, value_bytes] = [0, 4].map(|at| (u32_at(head, at) as usize).next_multiple_of(4));
         let Some((name, body)) = body.split_at_checked(name_bytes) else { break };
         let Some((value, next)) = body.split_at_checked(value_bytes) else { break };
-        if u32_at(head, 8) == XEN_PHYS32_ENTRY && name == b"Xen\0" && value.len() >= 4 {
-            return Ok(Some(u64::from(u32_at(value, 0))));
+        match u32_at(head, 8) {
+            XEN_PHYS32_ENTRY if name == b"Xen\0" && value.len() >= 4 => {
+                found.pvh_entry = Some(u64::from(u32_at(value, 0)));
+            }
+            XEN_GUEST_OS if name == b"Xen\0" => found.is_linux = value.starts_with(b"linux\0"),
+            _ => {}
         }
         rest = next;
     }
-    Ok(None)
+    Ok(())
 }
 
-/// Ranges of the file that stand for sections without bits. Whatever is odd about the section headers, nothing is
+/// Ranges of the file that stand for sections without bits, and for Linux's scratch area. Whatever is odd about the section headers, nothing is
 /// skipped: they are not needed to load a kernel.
 fn zeros(file: &BootFile, file_bytes: u64, header: &[u8], segments: &[Segment]) -> Vec<Range<u64>> {
     let count = usize::from(u16_at(header, 60));
@@ -165,6 +184,7 @@ fn zeros(file: &BootFile, file_bytes: u64, header: &[u8], segments: &[Segment]) 
     let Ok(table) = file.read(file_bytes, u64_at(header, 40), count * SECTION_HEADER_BYTES, "section headers") else {
         return Vec::new();
     };
+    let names = section_names(file, file_bytes, header, &table);
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for section in table.chunks_exact(SECTION_HEADER_BYTES) {
         let [flags, start, bytes] = [8, 16, 32].map(|at| u64_at(section, at));
@@ -175,6 +195,9 @@ fn zeros(file: &BootFile, file_bytes: u64, header: &[u8], segments: &[Segment]) 
         match u32_at(section, 4) {
             SHT_NOBITS if flags & SHF_TLS == 0 => without.push(range),
             SHT_NOBITS => {}
+            _ if names.get(u32_at(section, 0) as usize..).is_some_and(|name| name.starts_with(SCRATCH)) => {
+                without.push(range);
+            }
             _ => with.push(range),
         }
     }
@@ -183,6 +206,17 @@ fn zeros(file: &BootFile, file_bytes: u64, header: &[u8], segments: &[Segment]) 
     zeros.sort_by_key(|range| range.start);
     let apart = zeros.windows(2).all(|pair| pair[0].end <= pair[1].start);
     if apart { zeros } else { Vec::new() }
+}
+
+/// The table of section names; empty when there is none.
+fn section_names(file: &BootFile, file_bytes: u64, header: &[u8], table: &[u8]) -> Vec<u8> {
+    let at = usize::from(u16_at(header, 62)) * SECTION_HEADER_BYTES;
+    let Some(section) = table.get(at..at + SECTION_HEADER_BYTES) else { return Vec::new() };
+    let (offset, bytes) = (u64_at(section, 24), u64_at(section, 32));
+    if bytes > MOST_NAME_BYTES {
+        return Vec::new();
+    }
+    file.read(file_bytes, offset, bytes as usize, "section names").unwrap_or_default()
 }
 
 /// Where a range of virtual addresses lies in the file.

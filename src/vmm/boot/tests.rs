@@ -35,7 +35,7 @@ impl Case {
 }
 
 fn load(loader: &Loader, ram: &Ram, ram_is_zero: bool) -> Result<Start, BootError> {
-    loader.load(Surroundings { cmdline: "console=ttyS0", vcpus: 2, pci_slots: 3, ram_is_zero }, ram.guest())
+    loader.load(Surroundings { cmdline: "console=ttyS0", vcpus: 2, pci_slots: 3, ram_is_zero }, ram)
 }
 
 /// A vmlinux in small: code, then a segment whose second half is a `.bss` that the file carries, then memory that it

@@ -104,6 +104,7 @@ guest() {
 # guest_start NAME ARGUMENTS...: the first half of it; the process is $vmm.
 guest_start() {
     log=/tmp/$1.log events=/tmp/$1.events
+    : >"$log"
     shift
     begun_ms=$(uptime_ms)
     duplexvm boot --json --serial "$log" "$@" >"$events" 2>"$events.reason" </dev/null &

@@ -1,0 +1,119 @@
+# A pair of Linux guests and a spare, three hosts: the ACT's kernel panics, then the ACT's host loses its power.
+# lab: hosts=3 memory=768 disk=64 timeout=1500
+. /lab/host.sh
+
+# partition: the state area and two system images, 4 MiB each.
+partition() {
+    { printf 'o\n'; for n in 1 2 3; do printf 'n\np\n%s\n%s\n+8191\n' $n $((n * 8192)); done; printf 'w\n'; } |
+        fdisk -u /dev/vdb >/tmp/fdisk.log 2>&1
+}
+
+# pair_toml: times as an emulated host needs them, some ten times the default.
+pair_toml() {
+    printf '[pair]\nname = "sip0"\nkey_file = "key"\n[state]\ndisks = ["/dev/vdb1"]\n'
+    for node in a:1 b:2 c:3; do
+        printf '[[node]]\nname = "%s"\nlinks = ["10.0.0.%s:7600"]\ncontrol = "/tmp/%s.sock"\n' "${node%:*}" "${node#*:}" "${node%:*}"
+    done
+    printf '[guest]\nkernel = "%s"\ninitrd = "member.cpio"\nmemory = "160MiB"\n' "$kernels/generic/vmlinux"
+    printf 'cmdline = "console=ttyS0 panic=-1 quiet"\nboot_timeout = "240s"\n'
+    printf '[[member]]\nhome = "a"\nsystem = "/dev/vdb2"\n[[member]]\nhome = "b"\nsystem = "/dev/vdb3"\n'
+    printf '[timing]\nheartbeat = "500ms"\nsuspect = "3s"\nrenew = "1s"\nio = "2s"\ndrain = "2s"\nlease = "15s"\nsettle = "600s"\n'
+}
+
+# The guest pets its watchdog, says READY, and as ACT counts in its image; a word in the image's last sector makes it panic.
+guest_initrd member generic <<'END'
+modprobe -a virtio_pci virtio_blk pvpanic-pci
+modprobe i6300esb heartbeat=20
+last=$(($(cat /sys/block/vda/size) - 1))
+role=none
+(while :; do echo >&9; sleep 2; done) 9>/dev/watchdog &
+(while sleep 1; do
+    [ "$(dd if=/dev/vda bs=512 skip=$last count=1 iflag=direct 2>/dev/null | head -c 5)" = panic ] || continue
+    printf '%-512s' done | dd of=/dev/vda bs=512 seek=$last oflag=direct conv=notrunc,fsync 2>/dev/null
+    echo "GUEST panics"
+    echo c >/proc/sysrq-trigger
+done) &
+stty -F /dev/ttyS1 raw -echo
+# Opened once: what comes in while nobody has the port open is lost.
+exec 8<>/dev/ttyS1
+echo READY >&8
+count=$(dd if=/dev/vda bs=512 count=1 iflag=direct 2>/dev/null | sed -n 's/^count \([0-9]*\).*/\1/p')
+count=${count:-0}
+echo "GUEST up, its image says $count"
+while :; do
+    read -t 1 -r word role_read epoch <&8 && [ "$word" = ROLE ] && role=$role_read && echo "GUEST is $role since $epoch"
+    [ "$role" = act ] || continue
+    count=$((count + 1))
+    printf '%-512s' "count $count" | dd of=/dev/vda bs=512 count=1 oflag=direct conv=notrunc,fsync 2>/dev/null && echo "GUEST wrote $count"
+done
+END
+
+seq 1000 1100 | head -c 64 >/tmp/key
+chmod 600 /tmp/key
+pair_toml >/tmp/pair.toml
+node="--config /tmp/pair.toml --node $HOST"
+
+# in_record KEY: what the record in force says of act, owner0, owner1, quarantined ...
+in_record() {
+    duplexvm status $node --json 2>/dev/null | sed 's/.*"record":{\([^}]*\)}.*/\1/; s/,"/\n"/g' | tr -d '"[]' | sed -n "s/^$1://p"
+}
+says() { [ "$(in_record "$1")" = "$2" ]; }
+is_duplex() { ! says act null && [ "$(duplexvm status $node | grep -c -E '^node .*: (alive, )?(act|sby),')" = 2 ]; }
+is_spare() { duplexvm status $node | grep -q "^node $1: alive, spare"; }
+image_of() { echo "/dev/vdb$(($1 + 2))"; }
+counted() { dd if="$1" bs=512 count=1 iflag=direct 2>/dev/null | sed -n 's/^count \([0-9]*\).*/\1/p;t;s/.*/0/p'; }
+is_past() { [ "$(counted "$1")" -gt "$2" ]; }
+counts_on() { within 60 is_past "$1" "$(counted "$1")"; }
+
+if [ "$HOST" = a ] && [ "$(lab starts)" = 1 ]; then
+    partition
+    blockdev --rereadpt /dev/vdb
+    duplexvm init --config /tmp/pair.toml || die "No state area"
+    lab mark formatted
+fi
+await formatted 60
+blockdev --rereadpt /dev/vdb
+(while :; do duplexvm run $node; echo "run ended: $?"; sleep 1; done) 2>&1 | while read -r line; do echo "NODE $line"; done &
+for member in 0 1; do
+    touch "/tmp/$HOST.m$member.console"
+    tail -F "/tmp/$HOST.m$member.console" 2>/dev/null | while read -r line; do echo "M$member $line"; done &
+done
+
+# ---- host c watches the ACT's kernel panic ----
+
+if [ "$HOST" = c ] && [ "$(lab starts)" = 1 ]; then
+    within 300 is_duplex && ok "Two Linux guests come up, one ACT, one SBY" || die "No pair: $(duplexvm status $node)"
+    act=$(in_record act)
+    host=$(in_record "owner$act")
+    image=$(image_of "$act")
+    check "The ACT counts in its image" counts_on "$image"
+    acknowledged=$(counted "$image")
+    printf '%-512s' panic | dd of="$image" bs=512 seek=8191 oflag=direct conv=notrunc,fsync 2>/dev/null
+    within 120 says quarantined "$host" && ok "Its kernel panics: its host is quarantined" || die "No heal: $(duplexvm status $node)"
+    check "Its member is re-created on the spare" says "owner$act" c
+    within 400 is_duplex && ok "First up is ACT, and a pair again" || die "No pair after the panic: $(duplexvm status $node)"
+    [ "$(counted "$image")" -ge "$acknowledged" ] && ok "The image lost nothing" ||
+        fail "The image says $(counted "$image") where $acknowledged were written"
+    lab mark "next-$host"
+fi
+
+# ---- the host that is quarantined now watches the ACT's host lose its power ----
+
+until lab marked done 2>/dev/null; do
+    lab marked "next-$HOST" 2>/dev/null && break
+    sleep 1
+done
+lab marked done 2>/dev/null && exit 0
+
+act=$(in_record act)
+host=$(in_record "owner$act")
+other=$((1 - act))
+check "The ACT counts in its image before the power cut" counts_on "$(image_of "$act")"
+lab power-off "$host"
+within 200 says act "$other" && ok "The ACT's host loses its power: the SBY is ACT" || die "No switchover: $(duplexvm status $node)"
+check "The new ACT counts in its image" counts_on "$(image_of "$other")"
+within 400 is_duplex && ok "The lost member is re-created: a pair again" || die "No pair after the power cut: $(duplexvm status $node)"
+lab power-on "$host"
+within 200 is_spare "$host" && ok "The host comes back as a spare" || fail "It did not: $(duplexvm status $node)"
+says act "$other" || fail "The ACT moved when the host came back"
+lab mark done
