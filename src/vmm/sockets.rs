@@ -90,9 +90,9 @@ impl Sockets {
         if before != Some(message)
             && let Err(error) = self.vm.set_gsi_routing(&table(&state.messages))
         {
-            // A message that KVM does not take must not spoil the others.
+            // KVM has the table as it was. What it does not take must not stand in the way of other vectors.
             state.messages[place] = before;
-            log::warn!("KVM does not route vector {vector} of the device in slot {}: {error}", socket.slot);
+            log::debug!("KVM does not route vector {vector} of the device in slot {}: {error}", socket.slot);
             return interrupts.close(vector);
         }
         interrupts.open(vector);
