@@ -15,6 +15,7 @@
 //! decides; the machine itself decides nothing but to stand still while its gate is shut.
 
 pub mod acpi;
+mod allowance;
 pub mod boot;
 pub mod cpuid;
 pub mod kvm;

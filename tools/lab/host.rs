@@ -155,7 +155,7 @@ fn machine(test: &Test, plan: &Plan<'_>, number: usize) -> Vec<OsString> {
     put(
         "-append",
         format!(
-            "console=ttyS0 quiet panic=-1 random.trust_cpu=on HOST={} NUMBER={} HOSTS={} SEED={} {}",
+            "console=ttyS0 quiet panic=-1 no_timer_check random.trust_cpu=on HOST={} NUMBER={} HOSTS={} SEED={} {}",
             letter(number),
             number + 1,
             test.hosts,

@@ -59,6 +59,8 @@ pub struct Stage<'a> {
     marks: BTreeSet<String>,
     points: usize,
     faults: Vec<String>,
+    /// Why the test cannot go on.
+    lost: Option<String>,
     begun: Instant,
     shared: Option<PathBuf>,
     _room: TempDir,
@@ -111,7 +113,7 @@ impl<'a> Stage<'a> {
         };
         let seats = (0..test.hosts).map(seat).collect::<io::Result<_>>()?;
         let (marks, faults) = (BTreeSet::new(), Vec::new());
-        Ok(Stage { test, seats, switch, events, marks, points: 0, faults, begun: now, shared, _room: room })
+        Ok(Stage { test, seats, switch, events, marks, points: 0, faults, lost: None, begun: now, shared, _room: room })
     }
 
     /// A host with a shell on the terminal, until it is switched off.
@@ -135,7 +137,7 @@ impl<'a> Stage<'a> {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break Some("the lab lost its hosts".to_owned()),
             }
-            if let Some(why) = self.give_up()? {
+            if let Some(why) = self.lost.take().or(self.give_up()?) {
                 break Some(why);
             }
             let is_done = |seat: &Seat| seat.end.is_some() || !seat.host.has_power();
@@ -161,9 +163,14 @@ impl<'a> Stage<'a> {
             Event::Said(..) | Event::Interrupted => {}
             Event::Ended(number, start) => {
                 let seat = &mut self.seats[number];
-                if seat.host.start == start && seat.host.has_power() {
-                    seat.host.power_off();
-                    self.faults.push(format!("host {} ended by itself", letter(number)));
+                if seat.host.start != start || !seat.host.has_power() {
+                    return Ok(());
+                }
+                seat.host.power_off();
+                if seat.is_up {
+                    self.lost = Some(format!("host {} ended by itself", letter(number)));
+                } else {
+                    self.retry(number, "ended before its init")?;
                 }
             }
         }
@@ -280,16 +287,23 @@ impl<'a> Stage<'a> {
                 )));
             }
             if !seat.is_up && seat.powered_at.elapsed() > BOOT {
-                if seat.was_retried {
-                    return Ok(Some(format!("host {name} did not get to its init, twice")));
-                }
-                println!("  host {name} did not get to its init in {} s: started anew", BOOT.as_secs());
-                seat.host.power_off();
-                seat.was_retried = true;
-                self.power_on(number)?;
+                self.retry(number, &format!("did not get to its init in {} s", BOOT.as_secs()))?;
             }
         }
         Ok(None)
+    }
+
+    /// Starts a host anew that did not get to its init; once.
+    fn retry(&mut self, number: usize, why: &str) -> io::Result<()> {
+        let seat = &mut self.seats[number];
+        seat.host.power_off();
+        if seat.was_retried {
+            self.lost = Some(format!("host {} {why}, twice", letter(number)));
+            return Ok(());
+        }
+        println!("  host {} {why}: started anew", letter(number));
+        seat.was_retried = true;
+        self.power_on(number)
     }
 
     fn judge(mut self, why: Option<String>) -> Outcome {
