@@ -9,8 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock;
-use crate::storage::gate::{LeaseGate, Right};
+use crate::storage::gate::LeaseGate;
 use crate::time::Mono;
+
+/// How long the process may take to say why it ends.
+const LAST_WORDS: Duration = Duration::from_millis(5);
 
 /// Starts the thread. `drain`: what lies between the gate's shutting and the lease's end.
 pub fn start(gate: Arc<LeaseGate>, drain: Duration) -> std::io::Result<()> {
@@ -19,29 +22,57 @@ pub fn start(gate: Arc<LeaseGate>, drain: Duration) -> std::io::Result<()> {
 }
 
 fn watch(gate: &LeaseGate, drain: Duration) {
-    // The latest deadline ever set: shutting the gate does not bring back what had passed it.
-    let mut ends_at = Mono::default();
     loop {
-        for right in [Right::Member, Right::Act] {
-            let shuts_at = gate.shuts_at(right);
-            if shuts_at != Mono::default() {
-                ends_at = ends_at.later(shuts_at + drain);
-            }
-        }
         let now = clock::mono();
-        let left = now.until_either(ends_at);
-        if left.is_zero() && gate.in_flight() && is_over(gate, drain) {
-            log::error!("The lease ended with requests of the guest in flight: the process ends itself");
-            std::process::abort();
+        if is_overdue(gate, drain, now) {
+            end_process();
         }
+        let left = now.until_either(gate.latest() + drain);
         // A lease that is renewed or gained meanwhile ends later than this look.
         thread::sleep(if left.is_zero() { drain / 4 } else { left });
     }
 }
 
-/// True unless the gate was opened again between the two looks.
-fn is_over(gate: &LeaseGate, drain: Duration) -> bool {
-    let now = clock::mono();
-    let open = |right| !now.reached_by_either(gate.shuts_at(right) + drain);
-    !open(Right::Member) && !open(Right::Act)
+fn end_process() -> ! {
+    // The log may hang too.
+    let said = thread::Builder::new().spawn(|| {
+        log::error!("The lease ended with requests of the guest in flight: the process ends itself");
+    });
+    if said.is_ok() {
+        thread::sleep(LAST_WORDS);
+    }
+    std::process::abort();
+}
+
+/// True when something is in flight past the end of the latest lease there was. What passes the gate meanwhile does so
+/// under a later one: so the lease is looked at after the requests.
+fn is_overdue(gate: &LeaseGate, drain: Duration, now: Mono) -> bool {
+    gate.in_flight() && now.reached_by_either(gate.latest() + drain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::gate::Right;
+
+    fn at(ms: u64) -> Mono {
+        Mono::both(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn only_requests_in_flight_past_the_latest_lease_end_the_process() {
+        let gate = LeaseGate::new();
+        let overdue = |ms| is_overdue(&gate, Duration::from_millis(50), at(ms));
+        gate.open_until(Right::Member, 1, at(100));
+        assert!(!overdue(1000), "nothing is in flight");
+        gate.begins();
+        assert!(!overdue(149) && overdue(150));
+        gate.open_until(Right::Member, 1, at(200));
+        assert!(!overdue(249), "renewed");
+        gate.shut(Right::Member);
+        assert!(!overdue(249), "shut by hand, as before a hand-over, it still has its time");
+        assert!(overdue(250));
+        gate.ended();
+        assert!(!overdue(250));
+    }
 }

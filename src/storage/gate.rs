@@ -42,6 +42,8 @@ pub struct Held;
 pub struct LeaseGate {
     member: Deadline,
     act: Deadline,
+    /// The latest deadline that any right ever had.
+    latest: Deadline,
     submissions: Submissions,
     /// Requests with the kernel.
     under_way: AtomicUsize,
@@ -77,6 +79,7 @@ impl LeaseGate {
         LeaseGate {
             member: Deadline::at(ns),
             act: Deadline::at(ns),
+            latest: Deadline::at(ns),
             submissions: Submissions::new(),
             under_way: AtomicUsize::new(0),
             settle_ns: 0,
@@ -117,6 +120,7 @@ impl LeaseGate {
     /// machine at its next request; who shuts it stops the machine too.
     pub fn open_until(&self, right: Right, grant: Grant, until: Mono) {
         let deadline = self.deadline(right);
+        self.latest.later(until);
         if deadline.grant.load(Ordering::Acquire) != grant {
             deadline.close();
             deadline.grant.store(grant, Ordering::Release);
@@ -138,6 +142,11 @@ impl LeaseGate {
     /// When `right` shuts, or has shut.
     pub fn shuts_at(&self, right: Right) -> Mono {
         self.deadline(right).load()
+    }
+
+    /// The latest deadline that any right ever had: shutting the gate does not bring back what had passed it.
+    pub fn latest(&self) -> Mono {
+        self.latest.load()
     }
 
     /// May a request that came in under `grant` be submitted at `now`? Ask immediately before each submission.
@@ -182,6 +191,11 @@ impl Deadline {
 
     fn load(&self) -> Mono {
         Mono { boottime_ns: self.boottime_ns.load(Ordering::Acquire), raw_ns: self.raw_ns.load(Ordering::Acquire) }
+    }
+
+    fn later(&self, than: Mono) {
+        self.boottime_ns.fetch_max(than.boottime_ns, Ordering::AcqRel);
+        self.raw_ns.fetch_max(than.raw_ns, Ordering::AcqRel);
     }
 
     fn close(&self) {
@@ -275,7 +289,7 @@ mod tests {
         gate.open_until(Right::Member, 7, at(100));
         gate.shut(Right::Member);
         assert_eq!(gate.pass(Right::Member, 7, at(1)), Err(Held));
-        assert_eq!(gate.grant(Right::Member), 7);
+        assert_eq!((gate.grant(Right::Member), gate.latest()), (7, at(100)));
         gate.open_until(Right::Member, 7, at(200));
         assert_eq!(gate.pass(Right::Member, 7, at(150)), Ok(at(200)));
         gate.open_until(Right::Member, 9, at(300));

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use kvm_ioctls::VcpuFd;
 
+use super::allowance::Allowance;
 use super::boot::{BootError, Kernel, Loader, Start, Surroundings};
 use super::memory::Ram;
 use super::pace::Pace;
@@ -100,6 +102,9 @@ pub enum MachineError {
     /// Too many devices.
     #[error(transparent)]
     Bus(#[from] BusFull),
+    /// A device's thread has died of a bug; its panic was reported.
+    #[error("A device of the machine is dead: it cannot start again, and has to be built anew")]
+    Dead,
     /// A thread, timer or event descriptor.
     #[error("This host gives no thread or timer for the machine")]
     Thread(#[from] io::Error),
@@ -108,6 +113,8 @@ pub enum MachineError {
 /// How the names of network cards begin.
 const BLOCK: &str = "block-";
 const NET: &str = "net-";
+/// How often a device is told of that fails, or is broken by its driver, again and again.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a virtio device stands in the machine.
 #[derive(Debug, Clone)]
@@ -202,6 +209,9 @@ impl Machine {
     /// System reset: as at power-on but for RAM, which a kernel finds as it was, and runs again.
     pub fn reset(&mut self) -> Result<(), MachineError> {
         let backends = self.end();
+        if backends.len() < self.devices.len() {
+            return Err(MachineError::Dead);
+        }
         self.reset_board();
         let ram = self.ram.as_ref().expect("a machine has its RAM until it is stopped");
         let vm = Vm::new(self.config.vcpus, ram)?;
@@ -376,26 +386,35 @@ fn spawn_worker(
 ) -> io::Result<JoinHandle<Option<Backend>>> {
     let Plugged { name, right, link, .. } = device;
     thread(&name).spawn(move || {
-        let sink = wiring.sink();
+        let tell = told_seldom(&wiring);
         guarded(&wiring, &name, || {
             backend.run(&Host {
                 memory: ram.guest(),
                 link: &link,
                 gate: &gate,
                 right,
+                member_grant: wiring.pace().grant(),
                 now: clock::mono,
                 held: &|| {
                     wiring.pace().hold_if_passed();
                 },
                 lines: &|| wiring.access(|board, _| board.state()),
-                failed: &|error| {
-                    sink.report(Report::DeviceFailed { device: name.clone(), error: error.to_string() });
-                },
-                broken: &|why| sink.report(Report::DeviceBroken { device: name.clone(), why: why.to_string() }),
+                failed: &|error| tell(Report::DeviceFailed { device: name.clone(), error: error.to_string() }),
+                broken: &|why| tell(Report::DeviceBroken { device: name.clone(), why: why.to_string() }),
             });
             backend
         })
     })
+}
+
+/// Reports what a guest can make happen as often as it likes.
+fn told_seldom(wiring: &Wiring) -> impl Fn(Report) {
+    let allowance = Mutex::new(Allowance::new(TELL_EVERY));
+    move |report| {
+        if allowance.lock().unwrap_or_else(PoisonError::into_inner).spend(wiring.pace().now()) {
+            wiring.sink().report(report);
+        }
+    }
 }
 
 fn spawn_ticker(wiring: Arc<Wiring>) -> io::Result<JoinHandle<()>> {

@@ -143,6 +143,11 @@ impl Pace {
         self.frozen_ns.load(Ordering::Acquire) == GOES_ON
     }
 
+    /// The grant of its member's right that this machine runs under, and no other.
+    pub fn grant(&self) -> Grant {
+        self.grant
+    }
+
     /// When the gate shuts for this machine.
     pub fn gate_shuts_at(&self) -> Mono {
         self.gate.shuts_at(Right::Member)

@@ -86,10 +86,13 @@ impl Sockets {
         let place = (socket.first_gsi - IOAPIC_PINS) as usize + usize::from(vector);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = state.messages.get_mut(place) else { return };
-        if known.replace(message) != Some(message)
+        let before = known.replace(message);
+        if before != Some(message)
             && let Err(error) = self.vm.set_gsi_routing(&table(&state.messages))
         {
-            log::error!("KVM does not route vector {vector} of the device in slot {}: {error}", socket.slot);
+            // KVM has the table as it was. What it does not take must not stand in the way of other vectors.
+            state.messages[place] = before;
+            log::debug!("KVM does not route vector {vector} of the device in slot {}: {error}", socket.slot);
             return interrupts.close(vector);
         }
         interrupts.open(vector);

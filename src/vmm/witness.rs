@@ -21,6 +21,7 @@ use kvm_ioctls::VcpuFd;
 use serde::{Serialize, Serializer};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::allowance::Allowance;
 use super::memory::Ram;
 use super::pace::Pace;
 use super::report::{Report, Sink};
@@ -33,9 +34,8 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(100);
 /// How many bytes at the instruction pointer are kept.
 const CODE_BYTES: u64 = 16;
 const PAGE_BYTES: u64 = 4096;
-/// Stage ends that are told at once; a guest that lets the stage run out again and again is told of at [`EARN_EVERY`].
-const AT_ONCE: u32 = 16;
-const EARN_EVERY: Duration = Duration::from_millis(100);
+/// How often a guest is told of that lets stages run out again and again.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// What one processor was doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -127,7 +127,8 @@ pub struct Witness {
     asked: AtomicU64,
     round: Mutex<Round>,
     answered: Condvar,
-    allowance: Mutex<Allowance>,
+    stages: Mutex<Allowance>,
+    expiries: Mutex<Allowance>,
 }
 
 impl Witness {
@@ -140,7 +141,8 @@ impl Witness {
             asked: AtomicU64::new(0),
             round: Mutex::default(),
             answered: Condvar::new(),
-            allowance: Mutex::new(Allowance { left: AT_ONCE, counted_at: GuestTime::ZERO }),
+            stages: Mutex::new(Allowance::new(TELL_EVERY)),
+            expiries: Mutex::new(Allowance::new(TELL_EVERY)),
         }
     }
 
@@ -154,11 +156,11 @@ impl Witness {
         loop {
             let Some((verdict, seen_at)) = lock(&self.verdicts).pop_front() else { return };
             match verdict {
-                Signal::WatchdogPretimeout { due_at, evidence } if lock(&self.allowance).spend(seen_at) => {
+                Signal::WatchdogPretimeout { due_at, evidence } if lock(&self.stages).spend(seen_at) => {
                     let vcpus = self.ask(pace);
                     sink.report(Report::WatchdogPretimeout { due_at, seen_at, evidence, vcpus });
                 }
-                Signal::WatchdogExpired { due_at, evidence } => {
+                Signal::WatchdogExpired { due_at, evidence } if lock(&self.expiries).spend(seen_at) => {
                     sink.report(Report::WatchdogExpired { due_at, seen_at, evidence });
                 }
                 _ => {}
@@ -199,27 +201,6 @@ impl Witness {
     }
 }
 
-/// How many ends of stage 1 may still be told: a guest must not fill the log.
-#[derive(Debug)]
-struct Allowance {
-    left: u32,
-    counted_at: GuestTime,
-}
-
-impl Allowance {
-    /// True when there was one left.
-    fn spend(&mut self, now: GuestTime) -> bool {
-        let earned = (now.since(self.counted_at).as_nanos() / EARN_EVERY.as_nanos()).min(u128::from(AT_ONCE)) as u32;
-        if earned > 0 {
-            self.left = (self.left + earned).min(AT_ONCE);
-            self.counted_at = now;
-        }
-        let spent = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        spent
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -227,14 +208,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_guest_that_lets_every_stage_run_out_does_not_fill_the_log() {
-        let mut allowance = Allowance { left: AT_ONCE, counted_at: GuestTime::ZERO };
-        let told = (1..=10_000).filter(|ms| allowance.spend(GuestTime::from_ns(ms * 1_000_000))).count();
-        assert!((100..=116).contains(&told), "{told} of 10,000 in 10 s");
-        assert!(allowance.spend(GuestTime::from_ns(20_000_000_000)), "after a rest it may again");
-    }
 
     #[test]
     fn registers_are_text_in_json() {

@@ -8,7 +8,7 @@ use super::net::worker::Nic;
 use super::pci::Kind;
 use super::ring::Malformed;
 use super::rng::Rng;
-use crate::storage::gate::{LeaseGate, Right};
+use crate::storage::gate::{Grant, LeaseGate, Right};
 use crate::time::Mono;
 
 /// What a worker needs of the machine it works for.
@@ -22,6 +22,8 @@ pub struct Host<'a> {
     pub gate: &'a LeaseGate,
     /// The right that writes to the world outside.
     pub right: Right,
+    /// The grant of [`Right::Member`] under which the machine was built.
+    pub member_grant: Grant,
     /// The clock.
     pub now: fn() -> Mono,
     /// A request is held: the guest should stand still.
@@ -35,6 +37,22 @@ pub struct Host<'a> {
 }
 
 impl Host<'_> {
+    /// The grant under which what the driver asks for now may go.
+    ///
+    /// A machine runs under one grant of its member's right. What its guest has left in a queue belongs to that one, even
+    /// when it is found after the right was lost and got again: meanwhile another node may have had it.
+    pub fn grant(&self) -> Grant {
+        match self.right {
+            Right::Member => self.member_grant,
+            Right::Act => self.gate.grant(Right::Act),
+        }
+    }
+
+    /// True when the gate lets something go now.
+    pub fn passes(&self) -> bool {
+        self.gate.pass(self.right, self.grant(), (self.now)()).is_ok()
+    }
+
     /// Queue `queue` has used buffers: interrupts the driver.
     pub fn interrupt_queue(&self, queue: u16) {
         if self.link.interrupts().queue(queue) {

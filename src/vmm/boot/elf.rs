@@ -95,6 +95,9 @@ impl Elf {
         if segments.is_empty() {
             return Err(file.damaged("it has nothing to load"));
         }
+        if overlap(&segments) {
+            return Err(file.damaged("two of its segments go to the same place"));
+        }
         let zeros = zeros(file, file_bytes, &header, &segments);
         let Notes { pvh_entry, is_linux } = notes;
         let elf = Elf { segments, zeros, entry: u64_at(&header, 24), pvh_entry, is_linux };
@@ -148,6 +151,13 @@ fn segment(file: &BootFile, file_bytes: u64, program: &[u8]) -> Result<Option<Se
         return Err(BootError::WrongKind { path: file.path.clone(), what });
     }
     Ok(Some(Segment { file: offset..file_end, ram: start..end, virtual_start }))
+}
+
+/// True when two of them have a byte of RAM in common.
+fn overlap(segments: &[Segment]) -> bool {
+    let mut places: Vec<_> = segments.iter().map(|segment| &segment.ram).collect();
+    places.sort_by_key(|place| place.start);
+    places.windows(2).any(|pair| pair[0].end > pair[1].start)
 }
 
 /// Xen's notes among those that a NOTE header names.

@@ -218,6 +218,7 @@ fn each_break_is_named() {
         (64 + 24, &far, "2^64"),
         (64 + 24, &[0; 8], "below 1 MiB"),
         (64 + 32, &0x10_0000u64.to_le_bytes(), "more of a segment"),
+        (64 + 56 + 24, &(LOAD + 0xfff).to_le_bytes(), "same place"),
         (64 + 56 + 8, &0x4000u64.to_le_bytes(), "would end at"),
         (64 + 56 + 40, &(4u64 << 30).to_le_bytes(), "below 3 GiB"),
         (64 + 56 + 40, &(1u64 << 30).to_le_bytes(), "at least"),
@@ -227,6 +228,12 @@ fn each_break_is_named() {
         let words = words(at, bytes);
         assert!(words.contains(said), "{at:#x}: {words}");
     }
+    // A second note, which nobody needs: the loader reads it all the same.
+    let mut noted = vmlinux();
+    noted[56] = 4;
+    noted[64 + 168] = 4;
+    let words = broken(&noted, 64 + 168 + 32, &(1u64 << 40).to_le_bytes()).to_string();
+    assert!(words.contains("too long"), "{words}");
     let words = |at: usize, bytes: &[u8]| broken(&bzimage(), at, bytes).to_string();
     for (at, bytes, said) in [
         (0x1fe, &[0, 0][..], "setup header"),

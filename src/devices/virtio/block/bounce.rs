@@ -26,6 +26,32 @@ pub fn advance(vectors: &mut [iovec], mut done: usize) -> usize {
     vectors.len()
 }
 
+/// The same memory in vectors of at most `most` bytes each.
+pub fn cut(vectors: Vec<iovec>, most: usize) -> Vec<iovec> {
+    if vectors.iter().all(|vector| vector.iov_len <= most) {
+        return vectors;
+    }
+    let pieces = |vector: iovec| {
+        (0..vector.iov_len).step_by(most).map(move |at| iovec {
+            iov_base: vector.iov_base.wrapping_byte_add(at),
+            iov_len: most.min(vector.iov_len - at),
+        })
+    };
+    vectors.into_iter().flat_map(pieces).collect()
+}
+
+/// The first of `vectors` that have at most `most` bytes together, one at least.
+pub fn first(vectors: &[iovec], most: usize) -> &[iovec] {
+    let mut left = most;
+    let count = vectors.iter().take_while(|vector| {
+        let fits = vector.iov_len <= left;
+        left = left.saturating_sub(vector.iov_len);
+        fits
+    });
+    let count = count.count().max(1).min(vectors.len());
+    &vectors[..count]
+}
+
 /// Calls `each` with the parts of `vectors` from byte `skip` on that make up `bytes`, and where in them they lie.
 fn each_part(vectors: &[iovec], mut skip: usize, bytes: usize, mut each: impl FnMut(*mut u8, usize, usize)) {
     let mut done = 0;
@@ -130,6 +156,20 @@ mod tests {
         assert_eq!(advance(&mut vectors, 4), 1);
         assert_eq!(vectors[1].iov_base.cast::<u8>(), &raw mut c[3]);
         assert_eq!(advance(&mut vectors, 2), 2);
+    }
+
+    #[test]
+    fn long_ones_go_in_pieces() {
+        let mut room = [0u8; 30];
+        let whole = vec![vector(&mut room[..4]), vector(&mut room[4..25])];
+        let pieces = cut(whole, 8);
+        let lengths = |vectors: &[iovec]| vectors.iter().map(|vector| vector.iov_len).collect::<Vec<_>>();
+        assert_eq!(lengths(&pieces), [4, 8, 8, 5]);
+        assert!(pieces.windows(2).all(|pair| pair[0].iov_base.wrapping_byte_add(pair[0].iov_len) == pair[1].iov_base));
+        assert_eq!(lengths(first(&pieces, 8)), [4], "the next would be too much");
+        assert_eq!(lengths(first(&pieces, 20)), [4, 8, 8]);
+        assert_eq!(lengths(first(&pieces, 3)), [4], "one at least");
+        assert!(first(&[], 3).is_empty());
     }
 
     #[test]

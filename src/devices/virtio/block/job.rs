@@ -22,6 +22,9 @@ use super::{Request, Span, Status, Wish};
 use crate::storage::gate::Grant;
 
 const PIECE_BYTES: usize = 256 << 10;
+/// Most bytes of one submission: a request of 4 GiB goes in many, each past the gate. What the kernel has goes on when the
+/// process has ended.
+pub const MOST_DIRECT_BYTES: usize = 4 << 20;
 /// How often the kernel may put a request off before that counts as a failure.
 const MOST_AGAIN: u32 = 100;
 
@@ -123,6 +126,8 @@ pub struct Job {
     pub grant: Grant,
     /// Where its status goes.
     pub status: GuestAddress,
+    /// The most bytes that one of its submissions moves or changes.
+    pub most_bytes: u64,
     durable: bool,
     geometry: Geometry,
     step: Option<Step>,
@@ -142,6 +147,7 @@ impl Job {
             head,
             grant,
             status,
+            most_bytes: 0,
             durable,
             geometry,
             step: None,
@@ -161,12 +167,17 @@ impl Job {
                 let inside = spans.into_iter().filter_map(|span| Some(split(span, &geometry)?.1));
                 job.later = inside.map(|span| Step::Allocate { span, zero: false }).collect();
             }
-            Wish::Zero(spans) => job.later = spans.into_iter().flat_map(|span| zero(span, &geometry)).collect(),
+            Wish::Zero(spans) => {
+                job.later = spans.into_iter().flat_map(|span| zero(span, &geometry)).collect();
+                // What was allocated as zeroes stands in the file system's cache.
+                job.later.extend(durable.then_some(Step::Sync));
+            }
             Wish::Refused(status) => job.refused = Some(status),
             Wish::Id(_) => {}
         }
         job.later.reverse();
         job.step = job.step.take().or_else(|| job.later.pop());
+        job.most_bytes = job.count_most_bytes();
         job
     }
 
@@ -183,13 +194,22 @@ impl Job {
         })
     }
 
+    fn count_most_bytes(&self) -> u64 {
+        let bytes = |step: &Step| match step {
+            Step::Direct { vectors, .. } => bounce::total(vectors).min(MOST_DIRECT_BYTES) as u64,
+            Step::Bounced(bounced) => bounced.bytes.min(PIECE_BYTES) as u64,
+            Step::Allocate { span, .. } => span.bytes,
+            Step::Sync => 0,
+        };
+        self.step.iter().chain(&self.later).map(bytes).max().unwrap_or(0)
+    }
+
     /// The next submission; nothing when it is done, see [`Job::end`]. What it points at lies in the job.
     pub fn op(&mut self) -> Option<Op> {
         let durable = self.durable;
         Some(match self.step.as_mut()? {
             Step::Direct { at, vectors, first, write } => {
-                let (at, vectors) = (*at, &vectors[*first..]);
-                op(at, vectors, *write, durable)
+                op(*at, bounce::first(&vectors[*first..], MOST_DIRECT_BYTES), *write, durable)
             }
             Step::Bounced(bounced) => bounced.op(durable, self.geometry.block_bytes as u64),
             Step::Sync => Op::Sync,
@@ -329,7 +349,7 @@ fn transfer(at: u64, vectors: Vec<iovec>, write: bool, geometry: &Geometry) -> O
     }
     let direct = at.is_multiple_of(geometry.block_bytes as u64) && vectors.iter().all(takes);
     Some(if direct {
-        Step::Direct { at, vectors, first: 0, write }
+        Step::Direct { at, vectors: bounce::cut(vectors, MOST_DIRECT_BYTES), first: 0, write }
     } else {
         Step::Bounced(Bounced::new(at, bytes, Some(vectors), write))
     })

@@ -25,7 +25,11 @@ use crate::devices::virtio::pci::Kind;
 use crate::devices::virtio::ring::{Malformed, Ring};
 use crate::devices::virtio::{F_EVENT_IDX, Started};
 
-const MOST_JOBS: usize = QUEUE_ENTRIES as usize;
+/// One less than the queue holds: with the bell's poll they make up a power of two, which is what a ring has.
+const MOST_JOBS: usize = QUEUE_ENTRIES as usize - 1;
+/// Jobs begin while all those under way have fewer bytes with the kernel at once: what it has when the lease ends should
+/// land before anybody else writes.
+const ENOUGH_BYTES: u64 = 64 << 20;
 
 /// One disk and its queue.
 #[derive(Debug)]
@@ -77,6 +81,8 @@ struct Service<'a> {
     free: Vec<usize>,
     /// Submissions that the kernel has.
     in_flight: usize,
+    /// Bytes that all jobs under way can have with the kernel at once.
+    under_way_bytes: u64,
     /// The gate has refused what is pushed.
     held: bool,
     /// A job is under way, or waits for all others to end, that bears no other beside it.
@@ -87,8 +93,18 @@ impl<'a> Service<'a> {
     fn new(worker: &'a mut Worker, host: &'a Host<'a>) -> Service<'a> {
         let engine = Engine::new(worker.way, MOST_JOBS, worker.disk.as_fd(), host.link);
         let (jobs, free) = (Vec::with_capacity(MOST_JOBS), Vec::with_capacity(MOST_JOBS));
-        let mut service =
-            Service { worker, host, engine, running: None, jobs, free, in_flight: 0, held: false, alone: false };
+        let mut service = Service {
+            worker,
+            host,
+            engine,
+            running: None,
+            jobs,
+            free,
+            in_flight: 0,
+            under_way_bytes: 0,
+            held: false,
+            alone: false,
+        };
         service.reset_settings();
         service
     }
@@ -96,11 +112,7 @@ impl<'a> Service<'a> {
     fn run(&mut self) {
         loop {
             match self.host.link.news() {
-                Some(Work::Stop) => {
-                    self.let_go();
-                    std::thread::sleep(self.host.gate.settles_in((self.host.now)()));
-                    return;
-                }
+                Some(Work::Stop) => return,
                 Some(Work::Reset(generation)) => {
                     self.let_go();
                     self.reset_settings();
@@ -171,7 +183,7 @@ impl<'a> Service<'a> {
                 continue;
             }
             let durable = self.durable();
-            let mut job = Job::new(head, self.host.gate.grant(self.host.right), request, geometry, durable);
+            let mut job = Job::new(head, self.host.grant(), request, geometry, durable);
             if job.is_alone() {
                 self.alone = true;
                 if self.busy() {
@@ -210,6 +222,7 @@ impl<'a> Service<'a> {
             self.jobs.push(None);
             self.jobs.len() - 1
         });
+        self.under_way_bytes += job.most_bytes;
         self.jobs[id] = Some(job);
         self.engine.push(id, op);
     }
@@ -235,6 +248,7 @@ impl<'a> Service<'a> {
             }
         };
         let (head, at) = (job.head, job.status);
+        self.under_way_bytes -= job.most_bytes;
         self.jobs[id] = None;
         self.free.push(id);
         self.finish(head, at, status, written)?;
@@ -261,7 +275,7 @@ impl<'a> Service<'a> {
         let mut asked = 0;
         let held = self.held;
         let went = self.engine.go(self.worker.disk.as_fd(), host.link, wait, &mut |ops| {
-            let may = admit(host, jobs, ops);
+            let may = admit(host, jobs, ops, held);
             asked = if may { ops.len() } else { 0 };
             if !may && !held {
                 (host.held)();
@@ -294,6 +308,7 @@ impl<'a> Service<'a> {
         self.engine.drop_pushed(MOST_JOBS, self.worker.disk.as_fd(), self.host.link);
         self.jobs.clear();
         self.free.clear();
+        self.under_way_bytes = 0;
         (self.held, self.alone) = (false, false);
     }
 
@@ -307,7 +322,8 @@ impl<'a> Service<'a> {
 
     /// Whether another job may begin.
     fn takes(&self) -> bool {
-        !self.held && !self.alone && (self.jobs.len() < MOST_JOBS || !self.free.is_empty())
+        let few = self.under_way_bytes < ENOUGH_BYTES;
+        few && !self.held && !self.alone && (self.jobs.len() < MOST_JOBS || !self.free.is_empty())
     }
 
     /// The host has changed the disk, or shows it now, or no longer.
@@ -326,24 +342,33 @@ impl<'a> Service<'a> {
 }
 
 impl Drop for Service<'_> {
+    /// Whoever joins the thread may unmap guest RAM and give the right away: however the thread ends, by a panic too,
+    /// nothing is in flight then, and nothing that failed can land any more.
     fn drop(&mut self) {
-        if self.in_flight > 0 {
-            // The thread has panicked: the kernel may still write there.
-            std::mem::forget(std::mem::take(&mut self.jobs));
-        }
+        self.let_go();
+        std::thread::sleep(self.host.gate.settles_in((self.host.now)()));
     }
 }
 
-/// Asks the gate for all of `ops`, which the kernel is to get next.
-fn admit(host: &Host<'_>, jobs: &[Option<Job>], ops: &[(usize, Op)]) -> bool {
+/// Asks the gate for all of `ops`, which the kernel is to get next; `held`: it has refused before.
+///
+/// What goes is counted as in flight before the gate answers. What waits before a shut gate is not: at the end of the
+/// lease that would end the process.
+fn admit(host: &Host<'_>, jobs: &[Option<Job>], ops: &[(usize, Op)], held: bool) -> bool {
     let gate = host.gate;
-    ops.iter().for_each(|_| gate.begins());
-    let now = (host.now)();
-    let pass = |(id, _): &(usize, Op)| {
+    let pass = |(id, _): &(usize, Op), now| {
         let job = jobs.get(*id)?.as_ref()?;
         gate.pass(host.right, job.grant, now).ok()
     };
-    let Some(until) = ops.iter().map(pass).collect::<Option<Vec<_>>>() else {
+    let pass_all = || {
+        let now = (host.now)();
+        ops.iter().map(|op| pass(op, now)).collect::<Option<Vec<_>>>()
+    };
+    if held && pass_all().is_none() {
+        return false;
+    }
+    ops.iter().for_each(|_| gate.begins());
+    let Some(until) = pass_all() else {
         ops.iter().for_each(|_| gate.ended());
         return false;
     };

@@ -187,7 +187,7 @@ impl Nic {
         sender.ring().look(host.memory)?;
         let mut last = Sent::Frame;
         for _ in 0..TURN_FRAMES {
-            last = sender.send(&self.tap, host.memory, || passes(host))?;
+            last = sender.send(&self.tap, host.memory, || host.passes())?;
             if last != Sent::Frame {
                 break;
             }
@@ -287,18 +287,13 @@ impl Nic {
         if !now.reached_by_either(at) {
             return;
         }
-        if passes(host)
+        if host.passes()
             && let Err(error) = self.tap.send(&rarp::frame(self.mac))
         {
             log::debug!("Tap {} does not take an announcement: {error}", self.tap.name());
         }
         self.announced = (sent + 1, rarp::AGAIN_AFTER.get(sent).map(|later| now + *later));
     }
-}
-
-/// True when the guest may send a frame now.
-fn passes(host: &Host<'_>) -> bool {
-    host.gate.pass(host.right, host.gate.grant(host.right), (host.now)()).is_ok()
 }
 
 impl Drop for Running {

@@ -87,6 +87,7 @@ impl Rig {
                 link: &link,
                 gate: &gate,
                 right: Right::Member,
+                member_grant: 0,
                 now: || Mono::both(Duration::from_secs(1)),
                 held: &|| {},
                 lines: &|| {
@@ -190,8 +191,15 @@ impl Rig {
 
     /// Makes the chain that begins at descriptor `head` available, and rings.
     pub fn ring(&mut self, head: u16) {
-        self.memory.write_obj(head, GuestAddress(AVAILABLE + 4 + u64::from(self.next % ENTRIES) * 2)).unwrap();
-        self.next += 1;
+        self.ring_all(&[head]);
+    }
+
+    /// Makes several chains available at once, and rings.
+    pub fn ring_all(&mut self, heads: &[u16]) {
+        for head in heads {
+            self.memory.write_obj(*head, GuestAddress(AVAILABLE + 4 + u64::from(self.next % ENTRIES) * 2)).unwrap();
+            self.next += 1;
+        }
         self.memory.write_obj(self.next, GuestAddress(AVAILABLE + 2)).unwrap();
         self.write(0x3000, &0u16.to_le_bytes());
     }
@@ -253,6 +261,13 @@ impl Rig {
     pub fn stop(&mut self) {
         self.link.stop();
         self.worker.take().unwrap().join().unwrap();
+    }
+}
+
+impl Rig {
+    /// Waits for the worker's end; true when that is a panic.
+    pub fn dies(&mut self) -> bool {
+        self.worker.take().unwrap().join().is_err()
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use vm_memory::GuestAddress;
 
 use crate::devices::virtio::block::disk::Geometry;
-use crate::devices::virtio::block::job::{Job, Next, Op};
+use crate::devices::virtio::block::job::{Job, MOST_DIRECT_BYTES, Next, Op};
 use crate::devices::virtio::block::{Request, Span, Status, Wish};
 
 const BYTES: usize = 1 << 20;
@@ -178,6 +178,56 @@ proptest! {
             }
             prop_assert!(disk.bytes == due, "request {}", round);
         }
+    }
+}
+
+#[test]
+fn a_long_transfer_goes_in_many_submissions() {
+    let long = 2 * MOST_DIRECT_BYTES + 8192;
+    let mut ram = vec![0u8; long + 8192];
+    let start = ram.as_mut_ptr().align_offset(4096);
+    let vector = |at: usize, bytes: usize| iovec {
+        iov_base: ram.as_ptr().wrapping_add(start + at).cast_mut().cast(),
+        iov_len: bytes,
+    };
+    let vectors = vec![vector(0, 4096), vector(4096, long - 4096)];
+    let request = Request { wish: Wish::Write(512 * 8, vectors), status: GuestAddress(0) };
+    let mut job = Job::new(0, 0, request, geometry(4096, None), false);
+    assert_eq!(job.most_bytes, MOST_DIRECT_BYTES as u64);
+    let mut done = 0;
+    loop {
+        let Some(Op::Write { at, vectors, count, .. }) = job.op() else { panic!("writes only") };
+        // SAFETY: the job says that so many vectors are there.
+        let vectors = unsafe { std::slice::from_raw_parts(vectors, count) };
+        let bytes = crate::devices::virtio::block::bounce::total(vectors);
+        assert!((1..=MOST_DIRECT_BYTES).contains(&bytes));
+        assert_eq!((at, vectors[0].iov_base), (4096 + done as u64, vector(done, 0).iov_base));
+        done += bytes;
+        match job.came_back(bytes as i32) {
+            Next::Step => {}
+            Next::Done(status, _) => break assert_eq!((status, done), (Status::Ok, long)),
+            Next::Failed(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn zeroes_that_have_to_be_durable_are_flushed() {
+    for (durable, syncs) in [(false, 0), (true, 1)] {
+        let spans = vec![Span { at: 0, bytes: 65536, unmap: false }, Span { at: 1 << 19, bytes: 4096, unmap: true }];
+        let request = Request { wish: Wish::Zero(spans), status: GuestAddress(0) };
+        let mut job = Job::new(0, 0, request, geometry(4096, Some(4096)), durable);
+        assert_eq!(job.most_bytes, 65536);
+        let mut ops = vec![];
+        while let Some(op) = job.op() {
+            ops.push(op);
+            if let Next::Done(..) = job.came_back(0) {
+                break;
+            }
+        }
+        let (allocated, synced) = ops.split_at(2);
+        assert!(allocated.iter().all(|op| matches!(op, Op::Allocate { .. })), "{ops:?}");
+        assert!(synced.len() == syncs && synced.iter().all(|op| matches!(op, Op::Sync)), "{ops:?}");
     }
 }
 

@@ -142,9 +142,43 @@ fn holds_requests(mut rig: Rig) {
     rig.pass_time(Duration::from_millis(20));
     assert_eq!((rig.used(), rig.image()[21 * 512]), (1, 21));
     assert!(!rig.gate.in_flight());
+    rig.gate.open_until(Right::Member, 0, at(100));
     rig.start();
     assert_eq!(rig.request(0, 21, &[(DATA, 512)]), 0, "a reset drops it");
     assert_eq!((rig.ram(DATA, 1), rig.image()[21 * 512]), (vec![21], 21));
+}
+
+/// The right was lost and got again before the worker looked: meanwhile another node may have written.
+#[test]
+fn what_is_found_under_a_later_grant_never_goes() {
+    for_both_ways(64, |mut rig| {
+        rig.start();
+        rig.gate.open_until(Right::Member, 1, Mono::both(Duration::from_secs(100)));
+        rig.memory.write_slice(&[0x77; 4096], GuestAddress(DATA)).unwrap();
+        rig.lay(0, 1, 8, (DATA, 4096));
+        rig.ring(0);
+        rig.pass_time(Duration::from_millis(20));
+        assert_eq!((rig.used(), rig.gate.stamps().count, rig.gate.in_flight()), (0, 0, false));
+        rig.stop();
+        assert_eq!(rig.image()[8 * 512], 8);
+    });
+}
+
+/// Whoever joins the thread unmaps guest RAM and gives the right away.
+#[test]
+fn a_worker_that_panics_leaves_nothing_in_flight() {
+    for_both_ways(64, |mut rig| {
+        rig.start();
+        let image = std::fs::OpenOptions::new().write(true).open(rig.directory.path().join("image")).unwrap();
+        image.set_len(32 * 512).unwrap();
+        // The first finds the image's end, which makes this rig's host panic; the others are on their way then.
+        for (index, sector) in [56, 0, 8, 16, 24].into_iter().enumerate() {
+            rig.lay(index as u16 * 3, u32::from(sector < 32), sector, (DATA + index as u64 * 4096, 4096));
+        }
+        rig.ring_all(&[0, 3, 6, 9, 12]);
+        assert!(rig.dies(), "it panics");
+        assert!(!rig.gate.in_flight());
+    });
 }
 
 #[test]

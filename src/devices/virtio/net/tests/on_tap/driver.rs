@@ -77,6 +77,7 @@ impl Rig {
                     link: &link,
                     gate: &gate,
                     right: Right::Member,
+                    member_grant: 0,
                     now: || Mono::both(Duration::from_millis(CLOCK_MS.load(Ordering::Relaxed))),
                     held: &|| {},
                     lines: &|| _ = interrupts.fetch_add(1, Ordering::Relaxed),
