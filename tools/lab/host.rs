@@ -29,8 +29,6 @@ pub enum Event {
     Said(usize, String),
     /// The process of this start has ended.
     Ended(usize, u32),
-    /// The user has enough.
-    Interrupted,
 }
 
 /// What a host is made of, but for what the test needs.

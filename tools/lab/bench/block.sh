@@ -1,5 +1,5 @@
 # How fast a guest's disk is beside QEMU's microvm: one RAM-backed block device of the host, one guest kernel, one load.
-# lab: memory=1024 timeout=3000 silence=900 icount
+# lab: memory=1024 timeout=1500 silence=100 icount
 . /lab/host.sh
 
 # What a load is, how many requests, and how many times as fast as QEMU it has to be, in hundredths.
@@ -13,6 +13,7 @@ dd if=/dev/zero of=$disk bs=1M count=16 2>/dev/null
 # By the kernel's log, which needs no interrupt: microvm's serial port has none. A reset ends both machines.
 guest_initrd load generic <<END
 modprobe -a virtio_pci virtio_blk
+insmod /virtio_mmio.ko
 say() { sed 's/^/<0>/' >/dev/kmsg; }
 # The first one warms up.
 /load /dev/vda sync 300 2>&1 | grep -v BENCH | say
@@ -25,7 +26,9 @@ reboot -f
 END
 mkdir -p /tmp/extra
 cp /lab/block.load /tmp/extra/load
-(cd /tmp/extra && echo load | cpio -o -H newc 2>/dev/null) >>/tmp/load.cpio
+# What microvm's disks are reached by.
+cp /lib/modules/*/kernel/drivers/virtio/virtio_mmio.ko /tmp/extra/
+(cd /tmp/extra && find . | cpio -o -H newc 2>/dev/null) >>/tmp/load.cpio
 cmdline="console=ttyS0 panic=-1 quiet random.trust_cpu=on"
 
 guest ours 600 --kernel "$kernels/generic/vmlinux" --initrd load.cpio --memory 256MiB --disk "$disk" --cmdline "$cmdline" \
@@ -34,9 +37,9 @@ expect "The load runs under duplexvm" 14 'GUEST end'
 cp "$log" /tmp/ours
 
 log=/tmp/theirs
-timeout -s KILL 900 qemu-system-x86_64 -L "$library/qemu" -nodefaults -no-user-config -M microvm,acpi=on,pcie=on -accel kvm -cpu host \
+timeout -s KILL 900 qemu-system-x86_64 -L "$library/qemu" -nodefaults -no-user-config -M microvm,acpi=on -accel kvm -cpu host \
     -m 256 -display none -serial stdio -no-reboot -kernel "$kernels/generic/vmlinux" -initrd load.cpio -append "$cmdline" \
-    -drive "file=$disk,format=raw,if=none,id=disk,cache=none,aio=native" -device virtio-blk-pci,drive=disk >"$log" 2>&1 </dev/null
+    -drive "file=$disk,format=raw,if=none,id=disk,cache=none,aio=native" -device virtio-blk-device,drive=disk >"$log" 2>&1 </dev/null
 code=$?
 expect "The load runs under QEMU" 0 'GUEST end'
 

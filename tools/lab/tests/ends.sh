@@ -39,12 +39,12 @@ ends() {
 }
 
 ends "Poweroff" 0 "powered off" 0 3000 "panic=-1 do=poweroff"
-ends "A guest that stops petting" 10 "atchdog" 5900 9000 "panic=-1 do=nothing"
+ends "A guest that stops petting" 10 "atchdog" 5500 9000 "panic=-1 do=nothing"
 ends "A panic that pvpanic tells" 11 "panic" 0 3000 "panic=0 do=crash"
 ends "A panic without pvpanic that reboots" 14 "reset" 0 4000 "panic=-1 do=panic"
-ends "A panic without pvpanic that halts" 10 "atchdog" 5900 9000 "panic=0 do=panic"
+ends "A panic without pvpanic that halts" 10 "atchdog" 5500 9000 "panic=0 do=panic"
 ends "A triple fault" 12 "riple fault" 0 3000 "panic=-1 reboot=t do=reboot"
-ends "A lock-up with interrupts off" 10 "atchdog" 5900 9000 "panic=-1 do=lock-up"
+ends "A lock-up with interrupts off" 10 "atchdog" 5500 9000 "panic=-1 do=lock-up"
 ends "Reboot by ACPI" 14 "reset" 0 3000 "panic=-1 reboot=a do=reboot"
 ends "Reboot by the keyboard controller" 14 "reset" 0 3000 "panic=-1 reboot=k do=reboot"
 ends "Reboot by PCI" 14 "reset" 0 3000 "panic=-1 reboot=p do=reboot"
