@@ -27,7 +27,10 @@ const MEMORY_BYTES: u64 = 16 << 20;
 
 fn config(directory: &Path, seed: u32) -> MachineConfig {
     let guest = firmware::find("fuzz").expect("it is carried for this test");
-    let disk = |name: &str, read_only| DiskConfig { path: directory.join(name), read_only, right: Right::Member };
+    let disk = |name: &str, read_only| {
+        let path = directory.join(name);
+        DiskConfig { path, read_only, right: Right::Member, shown: true }
+    };
     MachineConfig {
         kernel: Kernel::Flat { image: firmware::blob(), load_address: firmware::LOAD_ADDRESS, entry: guest.entry },
         cmdline: format!("seed={seed} count={ACCESSES}"),

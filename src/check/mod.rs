@@ -4,6 +4,7 @@
 //!     config ──▶ findings, each with its line (exit code 2)
 //!     times      the rules of the time budget with their numbers, the worst-case recovery times
 //!     machine    KVM, memory, ids, the node's own addresses
+//!     network    the members' taps
 //!     disks      state disks, images: there, the pair's, past the page cache, fast enough
 //!     assumptions  A1 to A3: time-outs, multipath, mounts, clocks, a hypervisor under the host
 //!        └──▶ report: a line for each, a verdict, an exit code
@@ -14,6 +15,7 @@ mod device;
 mod disks;
 mod machine;
 mod mount;
+mod network;
 mod report;
 mod times;
 
@@ -59,6 +61,7 @@ pub fn main(args: &Args) -> Result<(), Failure> {
     machine::kvm(&mut report);
     machine::memory(&config, node, &roots, &mut report);
     machine::ids(&mut report);
+    network::taps(&config, &roots, &mut report);
     if let Some(node) = node {
         machine::is_node(node, &mut report);
     }

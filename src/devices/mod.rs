@@ -7,8 +7,9 @@
 //!                  ◀── Outcome: what the rest of the machine has to know
 //! ```
 //!
-//! A chip is a plain value: it reads no clock, owns no thread, descriptor or callback. Time comes in
-//! as [`GuestTime`]; what a chip has to say goes out as a value. Chips belong to [`board::Board`],
+//! A chip is a plain value: it reads no clock, owns no thread, descriptor or callback (a virtio device shares
+//! event descriptors with its back end, and no more). Time comes in as [`GuestTime`]; what a chip has to say
+//! goes out as a value. Chips belong to [`board::Board`],
 //! which stands under one lock, shared by the vCPU threads and the ticker.
 
 pub mod board;

@@ -150,8 +150,6 @@ pub struct BusFull;
 #[derive(Debug, Default)]
 pub struct Pci {
     address: u32,
-    /// True: nobody answers at CONFIG_ADDRESS and CONFIG_DATA.
-    without_ports: bool,
     functions: Vec<Function>,
 }
 
@@ -198,18 +196,13 @@ impl Pci {
     }
 
     /// Leaves to the guest what Linux does itself: memory decoding of all functions is off, though their BARs have their
-    /// addresses, and configuration space is reached by ECAM alone. It then finds out about the bus with a third of the
-    /// accesses. Until the next reset.
+    /// addresses. Linux sizes BARs with half the accesses then: it need not switch decoding off and on around each.
     pub fn begin_bare(&mut self) {
         self.functions.iter_mut().for_each(|function| function.config_mut().leave_decoding_off());
-        self.without_ports = true;
     }
 
     /// A read of CONFIG_ADDRESS or CONFIG_DATA; `data` comes filled with ones.
     pub fn io_read(&mut self, port: u16, data: &mut [u8]) {
-        if self.without_ports {
-            return;
-        }
         if port == CONFIG_ADDRESS && data.len() == 4 {
             data.copy_from_slice(&self.address.to_le_bytes());
         } else if let Some((slot, register)) = self.selected(port) {
@@ -219,9 +212,6 @@ impl Pci {
 
     /// A write of CONFIG_ADDRESS or CONFIG_DATA.
     pub fn io_write(&mut self, now: GuestTime, port: u16, data: &[u8], out: &mut Outcome) {
-        if self.without_ports {
-            return;
-        }
         if port == CONFIG_ADDRESS {
             // Narrower writes go to other chips that live here (0xcf9), not to the address.
             if let Ok(bytes) = data.try_into() {
@@ -290,7 +280,6 @@ impl Pci {
     /// Bus reset: every function as at power-on, BARs 0; [`Pci::place`] has to follow.
     pub fn reset(&mut self) {
         self.address = 0;
-        self.without_ports = false;
         for function in &mut self.functions {
             function.reset();
         }

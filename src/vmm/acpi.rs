@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   RSDP ─▶ XSDT ─┬▶ FADT ──▶ DSDT    reset and sleep registers   PCI, serial ports, power-off
-//!                 ├▶ MADT             processors, IOAPIC, which lines are level-triggered
+//!                 ├▶ MADT             processors, IOAPIC, NMI; lines are told of in the DSDT
 //!                 └▶ MCFG             ECAM window of bus 0
 //! ```
 //!
@@ -21,7 +21,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
-use crate::devices::board::{ECAM, IOAPIC, LAPIC, intx_line};
+use crate::devices::board::{ECAM, IOAPIC, LAPIC};
 use crate::devices::reset::{RESET_REGISTER, RESET_VALUE, SLEEP_CONTROL, SLEEP_STATUS};
 
 const OEM_ID: [u8; 6] = *b"DUPLEX";
@@ -35,8 +35,6 @@ const BOOT_ARCH: u16 = 1 << 0 | 1 << 2 | 1 << 5;
 const MADT_HEADER_BYTES: u32 = 44;
 const MADT_REVISION: u8 = 4;
 const MADT_LAPIC_AT: usize = 36;
-/// Interrupt source override: bus ISA, active high, level-triggered.
-const ACTIVE_HIGH_LEVEL: u16 = 0b1101;
 const ALL_PROCESSORS: u8 = 0xff;
 
 /// Tables start at multiples of this.
@@ -104,19 +102,8 @@ fn madt(vcpus: usize) -> Vec<u8> {
         table.append_slice(&encoded(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
     }
     table.append_slice(&encoded(&IoApic::new(0, IOAPIC as u32, 0)));
-    let mut level_lines = [0, 1, 2, 3].map(|slot| intx_line(slot) as u8);
-    level_lines.sort_unstable();
-    for line in level_lines {
-        table.append_slice(&source_override(line));
-    }
     table.append_slice(&local_nmi());
     table.as_slice().to_vec()
-}
-
-/// ISA line `line` is the IOAPIC input of that number, but level-triggered (ACPI 6.5, 5.2.12.5).
-fn source_override(line: u8) -> [u8; 10] {
-    let [low, high] = ACTIVE_HIGH_LEVEL.to_le_bytes();
-    [2, 10, 0, line, line, 0, 0, 0, low, high]
 }
 
 /// NMI comes in at LINT1 of every processor (ACPI 6.5, 5.2.12.7).

@@ -41,10 +41,8 @@ impl Place {
 
 /// The leaves of the processor at `place`, made of those that the host `supported`.
 pub fn leaves(supported: &CpuId, place: Place, tsc_deadline: bool) -> Result<CpuId, vmm_sys_util::fam::Error> {
-    let amd = supported
-        .as_slice()
-        .iter()
-        .any(|leaf| leaf.function == 0 && matches!(leaf.ebx, VENDOR_AMD | VENDOR_HYGON));
+    let amd =
+        supported.as_slice().iter().any(|leaf| leaf.function == 0 && matches!(leaf.ebx, VENDOR_AMD | VENDOR_HYGON));
     let most = supported.as_slice().iter().find(|leaf| leaf.function == 0).map_or(0, |leaf| leaf.eax);
     let mut leaves: Vec<kvm_cpuid_entry2> =
         supported.as_slice().iter().filter(|leaf| !matches!(leaf.function, 0xb | 0x1f)).copied().collect();
@@ -100,11 +98,7 @@ fn topology(place: Place) -> [kvm_cpuid_entry2; 3] {
         edx: place.index,
         ..Default::default()
     };
-    [
-        level(0, 0, 1, LEVEL_TYPE_THREADS),
-        level(1, place.core_bits(), place.of, LEVEL_TYPE_CORES),
-        level(2, 0, 0, 0),
-    ]
+    [level(0, 0, 1, LEVEL_TYPE_THREADS), level(1, place.core_bits(), place.of, LEVEL_TYPE_CORES), level(2, 0, 0, 0)]
 }
 
 #[cfg(test)]

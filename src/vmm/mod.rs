@@ -3,7 +3,7 @@
 //! ```text
 //!   vcpu-N   KVM_RUN ─ exit ─▶ Wiring: board under its lock ─▶ signals ─▶ Report into the sink
 //!   ticker   sleeps until the board's next deadline, ticks it  ─▶ ┘  what the watchdog found: Witness ─▶ Report
-//!   block-N  a virtio queue and its disk; asks the gate before each submission
+//!   block-N  a virtio queue and its disk; asks the gate before each submission; rung and heard through Sockets
 //!
 //!   Prepared ──assemble──▶ paused ──start──▶ running ⇄ paused        stop, from anywhere:
 //!                                               │ gate passed: held    vCPUs joined, I/O drained,

@@ -99,7 +99,14 @@ pub struct Plan {
 pub fn run(name: &str, cmdline: &str) -> Plan {
     let guest = firmware::find(name).expect("there is such a guest");
     let kernel = Kernel::Flat { image: firmware::blob(), load_address: firmware::LOAD_ADDRESS, entry: guest.entry };
-    let config = MachineConfig { kernel, cmdline: cmdline.into(), vcpus: 1, memory_bytes: MEMORY_BYTES, disks: vec![], nets: vec![] };
+    let config = MachineConfig {
+        kernel,
+        cmdline: cmdline.into(),
+        vcpus: 1,
+        memory_bytes: MEMORY_BYTES,
+        disks: vec![],
+        nets: vec![],
+    };
     Plan { config, gate: LeaseGate::always_open(), grant: 0 }
 }
 

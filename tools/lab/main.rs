@@ -13,7 +13,7 @@
 //! A test passes when the script has ended with 0 on each host that has power, said `ok` at least once and never `fail`.
 //! Everything that the lab started ends with it, and no frame leaves the machine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -25,7 +25,7 @@ mod switch;
 mod test;
 
 use shelf::{Shelf, ShelfError};
-use stage::{Outcome, Stage};
+use stage::{Outcome, Run, Stage};
 use test::Test;
 
 /// Exit code when something that the lab needs is missing here.
@@ -110,8 +110,9 @@ fn carry_out(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Command::Run { names, binary, smoke, verbose, seed } => {
             let tests = if names.is_empty() { test::all()? } else { test::named(&names)? };
             let tests: Vec<Test> = tests.into_iter().filter(|test| !smoke || test.smoke).collect();
-            let shelf = Shelf::open()?;
-            Ok(run(&tests, &shelf, &binary, seed, verbose)?)
+            let interrupts = stage::interrupts()?;
+            let (shelf, binary) = (&Shelf::open()?, binary.as_path());
+            Ok(run(&tests, &Run { shelf, binary, seed, verbose, interrupts })?)
         }
         Command::Shell { binary, memory } => {
             let shelf = Shelf::open()?;
@@ -122,11 +123,11 @@ fn carry_out(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
 }
 
 /// Runs them one after the other; the table and the closing line say what came of each.
-fn run(tests: &[Test], shelf: &Shelf, binary: &Path, seed: u64, verbose: bool) -> Result<ExitCode, ShelfError> {
+fn run(tests: &[Test], run: &Run<'_>) -> Result<ExitCode, ShelfError> {
     let (mut failed, mut not_run) = (Vec::new(), Vec::new());
     for test in tests {
         println!("{}: {}", test.name, test.about);
-        let stage = match Stage::set(test, shelf, binary, seed, verbose) {
+        let stage = match Stage::set(test, run) {
             Err(ShelfError::Missing(why)) => {
                 println!("{}: NOT RUN ({why})", test.name);
                 not_run.push(test.name.as_str());

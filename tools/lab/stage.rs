@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::sys::signal::{SigSet, Signal};
 use tempfile::TempDir;
 
@@ -56,9 +56,12 @@ pub struct Stage<'a> {
     seats: Vec<Seat>,
     switch: Switch,
     events: Receiver<Event>,
+    interrupts: &'a Receiver<()>,
     marks: BTreeSet<String>,
     points: usize,
     faults: Vec<String>,
+    /// Why the test cannot go on.
+    lost: Option<String>,
     begun: Instant,
     shared: Option<PathBuf>,
     _room: TempDir,
@@ -73,45 +76,54 @@ fn logs_of(test: &str) -> io::Result<PathBuf> {
     Ok(logs)
 }
 
-/// Signals that end a run come as events; the hosts then end with their owner.
-fn watch_signals(events: Sender<Event>) -> io::Result<()> {
+/// What all tests of a run share.
+pub struct Run<'a> {
+    pub shelf: &'a Shelf,
+    /// The duplexvm under test.
+    pub binary: &'a Path,
+    pub seed: u64,
+    /// Print what the hosts print.
+    pub verbose: bool,
+    /// The user has enough.
+    pub interrupts: Receiver<()>,
+}
+
+/// Signals that end a run, from now on, by this channel instead: the hosts then end with their owner.
+pub fn interrupts() -> io::Result<Receiver<()>> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.thread_block()?;
+    let (sender, interrupts) = crossbeam_channel::bounded(1);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let _ = signals.wait();
-        let _ = events.send(Event::Interrupted);
+        while signals.wait().is_ok() {
+            let _ = sender.try_send(());
+        }
     })?;
-    Ok(())
+    Ok(interrupts)
 }
 
 impl<'a> Stage<'a> {
     /// The hosts of `test`, all without power.
-    pub fn set(
-        test: &'a Test,
-        shelf: &Shelf,
-        binary: &Path,
-        seed: u64,
-        verbose: bool,
-    ) -> Result<Stage<'a>, ShelfError> {
-        let root = if test.root { Some(shelf.root()?) } else { None };
+    pub fn set(test: &'a Test, run: &'a Run<'a>) -> Result<Stage<'a>, ShelfError> {
+        let root = if test.root { Some(run.shelf.root()?) } else { None };
         let (sender, events) = crossbeam_channel::bounded(1024);
-        watch_signals(sender.clone())?;
         let (logs, room) = (logs_of(&test.name)?, tempfile::tempdir()?);
         let initrd = room.path().join("initrd");
-        shelf.initrd(&initrd, binary, Some(&test.path))?;
+        run.shelf.initrd(&initrd, run.binary, Some(&test.path))?;
         let shared = test.disk_mib.map(|mib| shared_disk(&logs, mib)).transpose()?;
-        let plan =
-            Plan { shelf, initrd: &initrd, room: room.path(), shared: shared.as_deref(), root: root.as_deref(), seed };
-        let switch = Switch::start(room.path(), test.hosts, seed)?;
+        let (shelf, room_path) = (run.shelf, room.path());
+        let (shared_path, root) = (shared.as_deref(), root.as_deref());
+        let plan = Plan { shelf, initrd: &initrd, room: room_path, shared: shared_path, root, seed: run.seed };
+        let switch = Switch::start(room.path(), test.hosts, run.seed)?;
         let now = Instant::now();
         let seat = |number| -> io::Result<Seat> {
-            let host = Host::new(number, test, &plan, &logs, sender.clone(), verbose)?;
+            let host = Host::new(number, test, &plan, &logs, sender.clone(), run.verbose)?;
             let (line, end) = (None, None);
             Ok(Seat { host, line, powered_at: now, heard_at: now, ups: 0, is_up: false, was_retried: false, end })
         };
         let seats = (0..test.hosts).map(seat).collect::<io::Result<_>>()?;
-        let (marks, faults) = (BTreeSet::new(), Vec::new());
-        Ok(Stage { test, seats, switch, events, marks, points: 0, faults, begun: now, shared, _room: room })
+        let (marks, faults, interrupts) = (BTreeSet::new(), Vec::new(), &run.interrupts);
+        let (points, lost, begun) = (0, None, now);
+        Ok(Stage { test, seats, switch, events, interrupts, marks, points, faults, lost, begun, shared, _room: room })
     }
 
     /// A host with a shell on the terminal, until it is switched off.
@@ -129,13 +141,15 @@ impl<'a> Stage<'a> {
             self.power_on(number)?;
         }
         let why = loop {
+            if self.interrupts.try_recv().is_ok() {
+                return Ok(Outcome::Interrupted);
+            }
             match self.events.recv_timeout(Duration::from_secs(1)) {
-                Ok(Event::Interrupted) => return Ok(Outcome::Interrupted),
                 Ok(event) => self.learn(event)?,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break Some("the lab lost its hosts".to_owned()),
             }
-            if let Some(why) = self.give_up()? {
+            if let Some(why) = self.lost.take().or(self.give_up()?) {
                 break Some(why);
             }
             let is_done = |seat: &Seat| seat.end.is_some() || !seat.host.has_power();
@@ -158,12 +172,17 @@ impl<'a> Stage<'a> {
         match event {
             Event::Joined(number, line) => self.seats[number].line = Some(line),
             Event::Said(number, said) if self.seats[number].line.is_some() => self.hear(number, &said)?,
-            Event::Said(..) | Event::Interrupted => {}
+            Event::Said(..) => {}
             Event::Ended(number, start) => {
                 let seat = &mut self.seats[number];
-                if seat.host.start == start && seat.host.has_power() {
-                    seat.host.power_off();
-                    self.faults.push(format!("host {} ended by itself", letter(number)));
+                if seat.host.start != start || !seat.host.has_power() {
+                    return Ok(());
+                }
+                seat.host.power_off();
+                if seat.is_up {
+                    self.lost = Some(format!("host {} ended by itself", letter(number)));
+                } else {
+                    self.retry(number, "ended before its init")?;
                 }
             }
         }
@@ -280,16 +299,23 @@ impl<'a> Stage<'a> {
                 )));
             }
             if !seat.is_up && seat.powered_at.elapsed() > BOOT {
-                if seat.was_retried {
-                    return Ok(Some(format!("host {name} did not get to its init, twice")));
-                }
-                println!("  host {name} did not get to its init in {} s: started anew", BOOT.as_secs());
-                seat.host.power_off();
-                seat.was_retried = true;
-                self.power_on(number)?;
+                self.retry(number, &format!("did not get to its init in {} s", BOOT.as_secs()))?;
             }
         }
         Ok(None)
+    }
+
+    /// Starts a host anew that did not get to its init; once.
+    fn retry(&mut self, number: usize, why: &str) -> io::Result<()> {
+        let seat = &mut self.seats[number];
+        seat.host.power_off();
+        if seat.was_retried {
+            self.lost = Some(format!("host {} {why}, twice", letter(number)));
+            return Ok(());
+        }
+        println!("  host {} {why}: started anew", letter(number));
+        seat.was_retried = true;
+        self.power_on(number)
     }
 
     fn judge(mut self, why: Option<String>) -> Outcome {

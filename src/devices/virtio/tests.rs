@@ -6,5 +6,6 @@ mod garbage;
 mod hostile;
 mod interrupts;
 mod jobs;
+mod parsing;
 mod requests;
 mod transport;

@@ -133,12 +133,10 @@ fn an_elf_kernel_lies_where_its_headers_say_and_is_entered_as_told() {
     let start = load(&case.open(Entry::Linux, true).expect("whole"), &ram, false).expect("it fits");
     assert_eq!(start, Start::Linux { entry: LOAD });
     let page = layout::ZERO_PAGE;
-    assert_eq!([0x202, 0x218, 0x21c, 0x228].map(|at| u32_of(&ram, page + at)), [
-        bzimage::MAGIC,
-        initrd as u32,
-        5000,
-        layout::CMDLINE as u32
-    ]);
+    assert_eq!(
+        [0x202, 0x218, 0x21c, 0x228].map(|at| u32_of(&ram, page + at)),
+        [bzimage::MAGIC, initrd as u32, 5000, layout::CMDLINE as u32]
+    );
     assert_eq!(u64_of(&ram, page + 0x70), ACPI_TABLES.start);
 }
 

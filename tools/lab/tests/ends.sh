@@ -19,7 +19,6 @@ case "$do" in
     lock-up) insmod /lib/hang.ko ;;
     reboot) reboot -f ;;
     poweroff) poweroff -f ;;
-    kexec) printf V >&9; exec 9>&-; kexec -l /kexec --reuse-cmdline && kexec -e ;;
 esac
 sleep 60
 END
@@ -40,12 +39,26 @@ ends() {
 }
 
 ends "Poweroff" 0 "powered off" 0 3000 "panic=-1 do=poweroff"
-ends "A guest that stops petting" 10 "atchdog" 5900 9000 "panic=-1 do=nothing"
+ends "A guest that stops petting" 10 "atchdog" 5500 9000 "panic=-1 do=nothing"
 ends "A panic that pvpanic tells" 11 "panic" 0 3000 "panic=0 do=crash"
 ends "A panic without pvpanic that reboots" 14 "reset" 0 4000 "panic=-1 do=panic"
-ends "A panic without pvpanic that halts" 10 "atchdog" 5900 9000 "panic=0 do=panic"
+ends "A panic without pvpanic that halts" 10 "atchdog" 5500 9000 "panic=0 do=panic"
 ends "A triple fault" 12 "riple fault" 0 3000 "panic=-1 reboot=t do=reboot"
-ends "A lock-up with interrupts off" 10 "atchdog" 5900 9000 "panic=-1 do=lock-up"
+ends "A lock-up with interrupts off" 10 "atchdog" 5500 9000 "panic=-1 do=lock-up"
 ends "Reboot by ACPI" 14 "reset" 0 3000 "panic=-1 reboot=a do=reboot"
 ends "Reboot by the keyboard controller" 14 "reset" 0 3000 "panic=-1 reboot=k do=reboot"
 ends "Reboot by PCI" 14 "reset" 0 3000 "panic=-1 reboot=p do=reboot"
+
+# ---- one kernel starts another ----
+
+guest_initrd kexec generic tools "$kernels/generic/vmlinuz" <<'END'
+mkdir -p /second/bin
+cp /bin/busybox /second/bin/busybox
+printf '#!/bin/busybox sh\n/bin/busybox echo "GUEST second kernel"\n/bin/busybox poweroff -f\n' >/second/init
+chmod 755 /second/init
+(cd /second && find . | cpio -o -H newc 2>/dev/null) >/second.cpio
+kexec -s -l /vmlinuz --initrd=/second.cpio --append="console=ttyS0 panic=-1"
+kexec -e
+END
+guest kexec 200 --kernel "$kernels/generic/vmlinux" --initrd kexec.cpio --memory 384MiB --cmdline "console=ttyS0 panic=-1"
+expect "A kernel that another started by kexec" 0 'GUEST second kernel'

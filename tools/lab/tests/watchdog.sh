@@ -1,5 +1,5 @@
 # Linux's own i6300esb driver: found, queried, fires on time, tells the next start, and is stopped only as it should be.
-# lab: timeout=600
+# lab: timeout=600 smoke
 . /lab/host.sh
 
 cmdline="console=ttyS0 panic=-1 quiet"

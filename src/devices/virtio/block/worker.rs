@@ -25,7 +25,8 @@ use crate::devices::virtio::pci::Kind;
 use crate::devices::virtio::ring::{Malformed, Ring};
 use crate::devices::virtio::{F_EVENT_IDX, Started};
 
-const MOST_JOBS: usize = QUEUE_ENTRIES as usize;
+/// One less than the queue holds: with the bell's poll they make up a power of two, which is what a ring has.
+const MOST_JOBS: usize = QUEUE_ENTRIES as usize - 1;
 /// Jobs begin while all those under way have fewer bytes with the kernel at once: what it has when the lease ends should
 /// land before anybody else writes.
 const ENOUGH_BYTES: u64 = 64 << 20;

@@ -39,7 +39,7 @@ fn access() -> impl Strategy<Value = Access> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 5 } else { 2000 }))]
 
     /// Whatever is written to the registers, the transport keeps its own rules.
     #[test]
