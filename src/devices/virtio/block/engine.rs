@@ -44,6 +44,9 @@ pub enum Wait {
     Long,
 }
 
+/// Asked at the moment of submission whether these jobs' submissions may go.
+pub type Admit<'a> = dyn FnMut(&[(usize, Op)]) -> bool + 'a;
+
 /// One of both.
 #[derive(Debug)]
 pub enum Engine {
@@ -89,7 +92,7 @@ impl Engine {
         disk: BorrowedFd<'_>,
         link: &Link,
         wait: Wait,
-        admit: &mut dyn FnMut(&[(usize, Op)]) -> bool,
+        admit: &mut Admit<'_>,
     ) -> bool {
         match self {
             Engine::Uring(uring) => uring.go(wait, admit),
