@@ -19,6 +19,7 @@ pub mod layout;
 mod linux;
 mod pvh;
 mod registers;
+mod reset_vector;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ use self::bzimage::BzImage;
 use self::elf::Elf;
 use self::file::{BootFile, ZEROS};
 use self::layout::{ACPI_TABLES, CMDLINE};
+use self::reset_vector::{RESET_VECTOR, reset_vector};
 use super::acpi;
 use super::memory::Ram;
 use crate::devices::board::LOW_RAM_END;
@@ -371,6 +373,7 @@ fn tell(
     let write = |bytes: &[u8], at: u64| ram.write_slice(bytes, GuestAddress(at)).map_err(BootError::NoRoomForFlat);
     let tables = acpi::tables(ACPI_TABLES.start, around.vcpus, around.pci_slots);
     write(&tables.bytes, ACPI_TABLES.start)?;
+    write(&reset_vector(), RESET_VECTOR)?;
     write(around.cmdline.as_bytes(), CMDLINE)?;
     write(&[0], CMDLINE + around.cmdline.len() as u64)?;
     match start {
