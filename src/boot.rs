@@ -30,6 +30,7 @@ use images::ImageError;
 use keyboard::{Keyboard, Typed};
 use signals::Asked;
 
+use crate::devices::virtio::block::disk::DiskError;
 use crate::devices::virtio::net::tap::TapError;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
@@ -77,6 +78,8 @@ impl BootCommandError {
             BootCommandError::Image(ImageError::Twice { .. }) => 2,
             BootCommandError::Machine(MachineError::Tap(TapError::Name { .. })) => 2,
             BootCommandError::Machine(MachineError::Tap(TapError::Absent | TapError::Forbidden { .. })) => 3,
+            BootCommandError::Machine(MachineError::Disk(DiskError::Kind { .. } | DiskError::Small { .. })) => 2,
+            BootCommandError::Machine(MachineError::Bus(_)) => 2,
             BootCommandError::Machine(MachineError::Boot(error)) => error.exit_code(),
             BootCommandError::Machine(MachineError::Prepare(error)) => match error {
                 PrepareError::Kvm(KvmUnusable::Broken(_)) => 1,

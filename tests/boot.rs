@@ -313,10 +313,10 @@ fn whatever_is_named_there_is_one_clear_answer() {
         (&["--kernel", "builtin:off", "--vcpus", "255"], 2, "processors"),
         (&["--kernel", "builtin:off", "--vcpus", "300"], 2, "processors"),
         (&["--kernel", "builtin:off", "--vcpus", "-1"], 2, "-1"),
-        (&["--kernel", "builtin:off", "--disk", &pipe], 1, "neither a file nor a block device"),
-        (&["--kernel", "builtin:off", "--disk", &folder], 1, "neither a file nor a block device"),
-        (&["--kernel", "builtin:off", "--disk", "/dev/zero"], 1, "neither a file nor a block device"),
-        (&["--kernel", "builtin:off", "--disk", &empty], 1, "less than one block"),
+        (&["--kernel", "builtin:off", "--disk", &pipe], 2, "neither a file nor a block device"),
+        (&["--kernel", "builtin:off", "--disk", &folder], 2, "neither a file nor a block device"),
+        (&["--kernel", "builtin:off", "--disk", "/dev/zero"], 2, "neither a file nor a block device"),
+        (&["--kernel", "builtin:off", "--disk", &empty], 2, "less than one block"),
         (&["--kernel", "builtin:off", "--disk", "/nonexistent"], 1, "cannot be opened"),
         (&["--kernel", "builtin:off", "--serial", &folder], 1, "cannot be opened"),
         (&["--kernel", "builtin:off", "--serial", "/nonexistent/file"], 1, "cannot be opened"),
@@ -324,7 +324,11 @@ fn whatever_is_named_there_is_one_clear_answer() {
         (&["--kernel", "builtin:off", "--tap", ""], 2, "no name of a network interface"),
         (&["--kernel", "builtin:off", "--tap", "lo"], 1, "no tap"),
     ];
-    for (arguments, code, words) in cases {
+    File::create(at("disk")).and_then(|file| file.set_len(1 << 20)).expect("a sparse file");
+    let disk = format!("{},ro", at("disk"));
+    let many: Vec<&str> = ["--kernel", "builtin:off"].into_iter().chain(["--disk", &disk].repeat(40)).collect();
+    let many: (&[&str], i32, &str) = (&many, 2, "fewer disks");
+    for (arguments, code, words) in cases.iter().chain([&many]) {
         let ended = run(arguments);
         assert_eq!(ended.code, Some(*code), "{arguments:?}: {ended:?}");
         assert!(ended.stderr.contains(words), "{arguments:?}: {ended:?}");

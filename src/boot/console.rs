@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -95,17 +95,14 @@ impl Console {
     /// Waits until all is written, as long as the reader reads; says how many bytes were lost at the end.
     pub fn finish(&self) -> u64 {
         let mut state = self.0.lock();
-        let mut until = Instant::now() + LAST_WORDS;
-        let mut left = state.waiting.len();
         while !state.is_idle() {
-            let patience = until.saturating_duration_since(Instant::now());
-            if patience.is_zero() {
+            let left = state.waiting.len();
+            let stuck = |state: &mut State| !state.is_idle() && state.waiting.len() == left;
+            let waited = self.0.moved.wait_timeout_while(state, LAST_WORDS, stuck);
+            let (now, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = now;
+            if waited.timed_out() {
                 return state.lost + state.waiting.len() as u64;
-            }
-            state = self.0.moved.wait_timeout(state, patience).unwrap_or_else(PoisonError::into_inner).0;
-            if state.waiting.len() < left {
-                left = state.waiting.len();
-                until = Instant::now() + LAST_WORDS;
             }
         }
         state.lost
