@@ -224,8 +224,10 @@ impl Machine {
     /// Stops the machine for good: processors joined, the requests in flight waited for, what is held dropped, RAM
     /// unmapped. Says how many bytes of RAM that were. KVM's half is closed on another thread.
     pub fn stop(mut self) -> u64 {
-        self.end();
-        self.release()
+        let backends = self.end();
+        let bytes = self.release();
+        close_aside(backends);
+        bytes
     }
 
     /// Injects an NMI, as from outside a PC: into the boot processor, and into others that listen (their LINT1).
@@ -374,6 +376,15 @@ impl Machine {
             Ok(ram) => ram.release(),
             Err(_) => unreachable!("every thread that held the RAM has been joined"),
         })
+    }
+}
+
+/// Closes the taps on a thread of their own: one that was made here takes tens of milliseconds, and nobody waits for it.
+fn close_aside(backends: Vec<Backend>) {
+    let taps: Vec<Backend> = backends.into_iter().filter(|backend| matches!(backend, Backend::Net(_))).collect();
+    if !taps.is_empty() {
+        // Without a thread they are closed here: slow, not wrong.
+        let _ = thread("tap-close").spawn(move || drop(taps));
     }
 }
 

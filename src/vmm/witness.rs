@@ -29,8 +29,10 @@ use crate::devices::GuestTime;
 use crate::devices::i6300esb::Evidence;
 use crate::devices::signal::Signal;
 
-/// How long the processors may take to answer; one that stands still or does not get to run is left out.
-const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+/// How long the processors may take to answer, in looks of a few milliseconds; one that stands still or does not get to
+/// run is left out.
+const ANSWER_LOOKS: u32 = 20;
+const ANSWER_LOOK: Duration = Duration::from_millis(5);
 /// How many bytes at the instruction pointer are kept.
 const CODE_BYTES: u64 = 16;
 const PAGE_BYTES: u64 = 4096;
@@ -191,10 +193,14 @@ impl Witness {
         self.asked.store(round.number, Ordering::Release);
         drop(round);
         pace.kick();
-        let waited = self.answered.wait_timeout_while(lock(&self.round), ANSWER_WITHIN, |round| {
-            round.answered < self.vcpus && !pace.is_stopping()
-        });
-        let (mut round, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut round = lock(&self.round);
+        for _ in 0..ANSWER_LOOKS {
+            if round.answered >= self.vcpus || pace.is_stopping() {
+                break;
+            }
+            let waited = self.answered.wait_timeout_while(round, ANSWER_LOOK, |round| round.answered < self.vcpus);
+            round = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         let mut seen = std::mem::take(&mut round.seen);
         seen.sort_by_key(|seen| seen.vcpu);
         seen

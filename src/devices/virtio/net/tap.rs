@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -84,7 +85,7 @@ pub enum TapError {
         /// Its name.
         name: String,
     },
-    /// Another process has it.
+    /// Another process has it, and keeps it.
     #[error("Tap {name:?} is in use by another process; end that, or take another tap")]
     Busy {
         /// Its name.
@@ -128,7 +129,7 @@ impl Tap {
         let own = || name.to_owned();
         let was_there = if_nametoindex(name).is_ok();
         let file = device(name)?;
-        attach(&file, name).map_err(|error| match error {
+        attach_in_time(&file, name).map_err(|error| match error {
             Errno::EPERM => TapError::Forbidden { name: own() },
             Errno::EBUSY => TapError::Busy { name: own() },
             Errno::EINVAL if was_there => TapError::NoTap { name: own() },
@@ -252,6 +253,21 @@ fn check_name(name: &str) -> Result<(), TapError> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%');
     let fits = (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(plain) && !matches!(name, "." | "..");
     if fits { Ok(()) } else { Err(TapError::Name { name: name.to_owned() }) }
+}
+
+/// Attaches the descriptor. Who had the tap last may be about to let it go.
+fn attach_in_time(file: &File, name: &str) -> Result<(), Errno> {
+    const LOOKS: u32 = 50;
+    const LOOK: Duration = Duration::from_millis(10);
+    let mut result = attach(file, name);
+    for _ in 0..LOOKS {
+        if result != Err(Errno::EBUSY) {
+            break;
+        }
+        std::thread::sleep(LOOK);
+        result = attach(file, name);
+    }
+    result
 }
 
 /// Attaches the descriptor to the tap `name`: one queue of it, where it was made for several.

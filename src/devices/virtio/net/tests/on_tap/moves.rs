@@ -10,6 +10,7 @@ use super::driver::*;
 use crate::devices::virtio::F_EVENT_IDX;
 use crate::devices::virtio::net::features::*;
 use crate::devices::virtio::net::rarp;
+use crate::devices::virtio::net::tap::{Tap, TapError};
 use crate::storage::gate::Right;
 use crate::time::Mono;
 
@@ -186,4 +187,18 @@ fn past_the_gate_frames_wait() {
     assert_eq!(rig.used_count(1), 1, "only the first");
     rig.gate.open_until(Right::Member, 0, Mono::both(Duration::from_secs(1 << 30)));
     assert_eq!(rig.cable.receive(OURS), frame(1, 60, OURS));
+}
+
+#[test]
+fn a_tap_is_one_card_s_until_it_is_let_go() {
+    super::cable::leave_the_network();
+    let tap = Tap::open("t0").expect("this test needs root and /dev/net/tun");
+    assert!(matches!(Tap::open("t0"), Err(TapError::Busy { .. })));
+    assert!(matches!(Tap::open("lo"), Err(TapError::NoTap { .. })));
+    let again = std::thread::scope(|scope| {
+        let again = scope.spawn(|| Tap::open("t0"));
+        drop(tap);
+        again.join().unwrap()
+    });
+    assert_eq!(again.unwrap().name(), "t0");
 }
