@@ -1,26 +1,36 @@
 //! `duplexvm boot`: one guest alone, without a pair.
 //!
 //! ```text
-//!   machine's threads ── console bytes ──▶ stdout, stderr or a file, at once
+//!   machine's threads ── console bytes ──▶ Console: stdout, stderr or a file
 //!                     ── other reports ──▶ channel ──▶ this loop: event, policy, exit code
+//!   signals, keyboard ──────────────────────────────▶ ┘  stops the machine; types for the guest
 //! ```
 
 mod args;
+mod console;
 mod events;
+mod images;
+mod keyboard;
+mod signals;
 
 use std::error::Error;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use nix::sys::signal::{SigSet, Signal};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout, TapArg};
+use console::Console;
 use events::Events;
+use images::ImageError;
+use keyboard::{Keyboard, Typed};
+use signals::Asked;
 
+use crate::devices::virtio::block::disk::DiskError;
 use crate::devices::virtio::net::tap::TapError;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
@@ -35,6 +45,10 @@ use crate::vmm::witness;
 
 /// How many reports may wait; a guest that makes more at a time loses some.
 const WAITING_REPORTS: usize = 1024;
+/// How often a guest is asked again that reads its console more slowly than its input comes.
+const FULL_LOOK: Duration = Duration::from_millis(10);
+/// What an operator at a terminal has to know.
+const KEYS: &str = "the keyboard is the guest's; Ctrl-A x ends it, Ctrl-A Ctrl-A types a Ctrl-A";
 /// Longest line of COM2 that is looked at.
 const LINE_BYTES: usize = 255;
 
@@ -52,6 +66,8 @@ enum BootCommandError {
         source: io::Error,
     },
     #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
     Machine(#[from] MachineError),
 }
 
@@ -59,8 +75,11 @@ impl BootCommandError {
     fn exit_code(&self) -> u8 {
         match self {
             BootCommandError::UnknownGuest { .. } | BootCommandError::BuiltinInitrd => 2,
+            BootCommandError::Image(ImageError::Twice { .. }) => 2,
             BootCommandError::Machine(MachineError::Tap(TapError::Name { .. })) => 2,
             BootCommandError::Machine(MachineError::Tap(TapError::Absent | TapError::Forbidden { .. })) => 3,
+            BootCommandError::Machine(MachineError::Disk(DiskError::Kind { .. } | DiskError::Small { .. })) => 2,
+            BootCommandError::Machine(MachineError::Bus(_)) => 2,
             BootCommandError::Machine(MachineError::Boot(error)) => error.exit_code(),
             BootCommandError::Machine(MachineError::Prepare(error)) => match error {
                 PrepareError::Kvm(KvmUnusable::Broken(_)) => 1,
@@ -78,6 +97,9 @@ pub fn run(args: &BootArgs) -> ExitCode {
     match boot(args) {
         Ok(end) => {
             eprintln!("duplexvm boot: {}", end.words);
+            if let Some(signal) = end.signal {
+                signals::die(signal);
+            }
             ExitCode::from(end.code)
         }
         Err(error) => {
@@ -97,37 +119,36 @@ pub fn run(args: &BootArgs) -> ExitCode {
 struct End {
     code: u8,
     words: String,
+    /// The process ends by it, and not by the code.
+    signal: Option<Signal>,
 }
 
 fn end(code: u8, words: impl Into<String>) -> Option<End> {
-    Some(End { code, words: words.into() })
+    Some(End { code, words: words.into(), signal: None })
 }
 
 fn boot(args: &BootArgs) -> Result<End, BootCommandError> {
-    let disks_changed = disks_changed().map_err(MachineError::Thread)?;
+    let asked = signals::start().map_err(MachineError::Thread)?;
     let config = machine_config(args)?;
+    images::check(&args.disks)?;
     let (reports, incoming) = bounded(WAITING_REPORTS);
-    let sink = sink(console(args)?, reports);
+    let console = console(args)?;
     let mut events = Events::new(args.json);
-    let machine = Machine::build(config, Arc::new(LeaseGate::always_open()), sink)?;
+    let machine = Machine::build(config, Arc::new(LeaseGate::always_open()), sink(console.clone(), reports))?;
+    let _locks = images::lock(&args.disks)?;
+    // Whose console is in a file does not sit at a terminal.
+    let keyboard = Keyboard::start(args.serial.is_none()).map_err(MachineError::Thread)?;
+    if keyboard.is_terminal() && io::stderr().is_terminal() {
+        eprintln!("duplexvm boot: {KEYS}");
+    }
     events.guest_starting();
     machine.start();
-    Watch { args, events, machine, com2: Vec::new() }.until_the_end(&incoming, &disks_changed)
-}
-
-/// SIGUSR1, by which the operator says that disks have grown. Before any other thread is there: all of them leave it to
-/// the one that waits for it.
-fn disks_changed() -> io::Result<Receiver<()>> {
-    let signals: SigSet = [Signal::SIGUSR1].into_iter().collect();
-    signals.thread_block()?;
-    let (sender, receiver) = bounded(1);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        while signals.wait().is_ok() {
-            // One that waits says it already.
-            let _ = sender.try_send(());
-        }
-    })?;
-    Ok(receiver)
+    let mut end = Watch { args, events, machine, com2: Vec::new() }.until_the_end(&incoming, &asked, &keyboard)?;
+    let lost_bytes = console.finish();
+    if lost_bytes > 0 {
+        end.words.push_str(&format!("; nobody read the last {lost_bytes} bytes of its console"));
+    }
+    Ok(end)
 }
 
 fn machine_config(args: &BootArgs) -> Result<MachineConfig, BootCommandError> {
@@ -168,43 +189,32 @@ fn kernel(args: &BootArgs) -> Result<Kernel, BootCommandError> {
     Ok(Kernel::File { path: name.into(), initrd: args.initrd.clone(), entry })
 }
 
-/// Where the console goes.
-enum Console {
-    Stdout,
-    Stderr,
-    File(File),
-}
-
-impl Console {
-    fn write(&mut self, bytes: &[u8]) {
-        // A reader that has gone away does not end the guest.
-        let _ = match self {
-            Console::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(bytes).and_then(|()| stdout.flush())
-            }
-            Console::Stderr => io::stderr().lock().write_all(bytes),
-            Console::File(file) => file.write_all(bytes),
-        };
-    }
-}
-
 fn console(args: &BootArgs) -> Result<Console, BootCommandError> {
-    match &args.serial {
-        Some(path) => File::create(path)
-            .map(Console::File)
-            .map_err(|source| BootCommandError::Serial { path: path.clone(), source }),
-        None if args.json => Ok(Console::Stderr),
-        None => Ok(Console::Stdout),
-    }
+    let made = match &args.serial {
+        Some(path) => {
+            return Console::file(path).map_err(|source| BootCommandError::Serial { path: path.clone(), source });
+        }
+        None if args.json => Console::stderr(),
+        None => Console::stdout(),
+    };
+    made.map_err(|source| BootCommandError::Machine(source.into()))
 }
 
+/// The machine's threads must not wait. What a guest repeats as it likes leaves half of the room free for what it says
+/// once: that it ends.
 fn sink(console: Console, reports: Sender<(Mono, Report)>) -> Sink {
-    let console = Mutex::new(console);
-    Sink::new(move |at, report| match report {
-        Report::Console(bytes) => console.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes),
-        // The machine's threads must not wait: what finds no room is a guest that repeats itself.
-        report => drop(reports.try_send((at, report))),
+    Sink::new(move |at, report| {
+        let repeats = match &report {
+            Report::Console(bytes) => return console.say(bytes),
+            Report::Com2(_)
+            | Report::WatchdogPretimeout { .. }
+            | Report::DeviceFailed { .. }
+            | Report::DeviceBroken { .. } => true,
+            _ => false,
+        };
+        if !repeats || reports.len() < WAITING_REPORTS / 2 {
+            drop(reports.try_send((at, report)));
+        }
     })
 }
 
@@ -220,24 +230,61 @@ impl Watch<'_> {
     fn until_the_end(
         mut self,
         incoming: &Receiver<(Mono, Report)>,
-        disks_changed: &Receiver<()>,
+        asked: &Receiver<Asked>,
+        keyboard: &Keyboard,
     ) -> Result<End, BootCommandError> {
+        let (mut typed, nothing) = (keyboard.typed(), never());
+        let mut held = Vec::new();
         loop {
-            let (at, report) = select! {
-                // The machine holds the other end: it cannot be closed before the machine is gone.
-                recv(incoming) -> report => report.expect("the machine lives, and with it its sink"),
-                recv(disks_changed) -> _ => {
-                    self.machine.measure_disks();
-                    continue;
+            // While the guest does not read, nothing more is read for it.
+            let (next, again) = if held.is_empty() { (typed, never()) } else { (&nothing, after(FULL_LOOK)) };
+            let ended = select! {
+                recv(incoming) -> report => {
+                    // The machine holds the other end: it cannot be closed before the machine is gone.
+                    let (at, report) = report.expect("the machine lives, and with it its sink");
+                    self.on_report(at, report)?
                 }
+                recv(asked) -> asked => self.on_asked(asked.unwrap_or(Asked::GoOn), keyboard),
+                recv(next) -> key => match key {
+                    Ok(key) => self.on_typed(key, &mut held),
+                    Err(_) => {
+                        typed = &nothing;
+                        None
+                    }
+                },
+                recv(again) -> _ => None,
             };
-            if let Some(end) = self.on_report(at, report)? {
+            if !held.is_empty() && self.machine.send_com1(&held).is_ok() {
+                held.clear();
+            }
+            if let Some(end) = ended {
                 let bytes = self.machine.stop();
                 self.events.guest("guest_stopped", crate::clock::mono(), json!({}));
                 self.events.guest("memory_released", crate::clock::mono(), json!({ "bytes": bytes }));
                 return Ok(end);
             }
         }
+    }
+
+    fn on_asked(&mut self, asked: Asked, keyboard: &Keyboard) -> Option<End> {
+        match asked {
+            Asked::MeasureDisks => self.machine.measure_disks(),
+            Asked::GoOn => keyboard.take(),
+            Asked::End(signal) => {
+                let words = format!("{signal}: the guest was stopped");
+                return Some(End { code: 1, words, signal: Some(signal) });
+            }
+        }
+        None
+    }
+
+    fn on_typed(&mut self, typed: Typed, held: &mut Vec<u8>) -> Option<End> {
+        match typed {
+            Typed::Bytes(bytes) => held.extend(bytes),
+            Typed::Lost => eprintln!("duplexvm boot: {KEYS}"),
+            Typed::End => return end(0, "ended at its console"),
+        }
+        None
     }
 
     fn on_report(&mut self, at: Mono, report: Report) -> Result<Option<End>, BootCommandError> {
@@ -342,5 +389,19 @@ impl Watch<'_> {
                 self.com2.push(*byte);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_repeats_itself_does_not_drown_its_end() {
+        let (reports, incoming) = bounded(WAITING_REPORTS);
+        let sink = sink(Console::stderr().expect("a descriptor"), reports);
+        (0..2 * WAITING_REPORTS).for_each(|_| sink.report(Report::Com2(b"x".to_vec())));
+        sink.report(Report::PowerOff);
+        assert!(incoming.try_iter().any(|(_, report)| report == Report::PowerOff));
     }
 }

@@ -77,7 +77,7 @@ fn boot_says_what_is_wrong_with_its_arguments() {
         (&["--kernel", "builtin:off", "--vcpus", "100000"], 2, "processors"),
         (&["--kernel", "builtin:off", "--disk", "/nonexistent/disk"], 1, "cannot be opened"),
         (&["--kernel", "builtin:off", "--disk", "/proc/self/status,ro"], 1, "O_DIRECT"),
-        (&["--kernel", "builtin:off", "--disk", "/dev/null,ro"], 1, "neither a file nor a block device"),
+        (&["--kernel", "builtin:off", "--disk", "/dev/null,ro"], 2, "neither a file nor a block device"),
         (&["--kernel", "builtin:off", "--tap", "sixteen-letters-"], 2, "no name of a network interface"),
         (&["--kernel", "builtin:off", "--tap", "lo"], 1, "no tap"),
         (&["--kernel", "builtin:off", "--tap", "tap0,mac=ff:ff:ff:ff:ff:ff"], 2, "MAC address"),

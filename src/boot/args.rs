@@ -10,6 +10,9 @@ use crate::vmm::machine::NetConfig;
 
 /// Starts one guest alone, without a pair: the VMM as such.
 ///
+/// What comes by stdin goes to the guest's console. At a terminal each key does; Ctrl-A x ends the guest. SIGTERM, SIGINT
+/// and SIGHUP stop it and end the process by that signal.
+///
 /// Ends with 0 when the guest powers off, 10 when its watchdog expires, 11 when it panics, 12 on a triple fault, 13
 /// when KVM cannot run it any further, 14 on a reset with --on-reset exit; 1 when something here fails, 2 on wrong
 /// usage, 3 when KVM is missing.

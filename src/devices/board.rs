@@ -104,7 +104,7 @@ impl Board {
         }
         let mut board = Board {
             pci,
-            com1: Serial::default(),
+            com1: Serial::with_handshake(),
             com2: Serial::default(),
             i8042: I8042::default(),
             reset_ports: ResetPorts::default(),

@@ -6,6 +6,9 @@
 //!            └ wanted again: Signal::InputRoom
 //! ```
 //!
+//! A port with a handshake takes input while the guest asks for it (RTS, or the interrupt of received bytes): what comes
+//! before somebody has opened the port waits outside, where a driver that looks what chip this is cannot throw it away.
+//!
 //! The transmitter is always empty, so a polled guest never waits and no byte is lost. The receive
 //! queue is longer than the chip's FIFO: what lies past its 16 bytes is still on the line, and
 //! clearing the FIFO leaves it alone. Interrupts are a level, a function of the registers; OUT2 does
@@ -37,6 +40,7 @@ const FCR_ENABLE: u8 = 1 << 0;
 const FCR_CLEAR_RECEIVER: u8 = 1 << 1;
 const LCR_DIVISOR: u8 = 1 << 7;
 const MCR_MASK: u8 = 0x1f;
+const MCR_REQUEST_TO_SEND: u8 = 1 << 1;
 const MCR_LOOP: u8 = 1 << 4;
 const LSR_DATA_READY: u8 = 1 << 0;
 const LSR_OVERRUN: u8 = 1 << 1;
@@ -52,6 +56,7 @@ const DIVISOR: [u8; 2] = [12, 0];
 /// One serial port.
 #[derive(Debug, Clone)]
 pub struct Serial {
+    handshake: bool,
     divisor: [u8; 2],
     ier: u8,
     lcr: u8,
@@ -71,6 +76,7 @@ pub struct Serial {
 impl Default for Serial {
     fn default() -> Serial {
         Serial {
+            handshake: false,
             divisor: DIVISOR,
             ier: 0,
             lcr: 0,
@@ -87,6 +93,11 @@ impl Default for Serial {
 }
 
 impl Serial {
+    /// A port whose other end heeds RTS.
+    pub fn with_handshake() -> Serial {
+        Serial { handshake: true, ..Serial::default() }
+    }
+
     /// Reads the register at `offset` (0 to 7; none is past it, that reads all ones).
     pub fn read(&mut self, offset: u16) -> u8 {
         match offset {
@@ -142,7 +153,7 @@ impl Serial {
     /// System reset: registers as at power-on, what waited on the line is gone, and a host that was
     /// turned away is told of the room.
     pub fn reset(&mut self) {
-        *self = Serial { refused: self.refused, ..Serial::default() };
+        *self = Serial { refused: self.refused, handshake: self.handshake, ..Serial::default() };
     }
 
     fn divisor_selected(&self) -> bool {
@@ -153,8 +164,12 @@ impl Serial {
         self.mcr & MCR_LOOP != 0
     }
 
+    fn listens(&self) -> bool {
+        !self.handshake || self.mcr & MCR_REQUEST_TO_SEND != 0 || self.ier & IER_RECEIVED != 0
+    }
+
     fn room(&self) -> usize {
-        if self.looped() { 0 } else { INPUT_BYTES.saturating_sub(self.queue.len()) }
+        if self.looped() || !self.listens() { 0 } else { INPUT_BYTES.saturating_sub(self.queue.len()) }
     }
 
     fn send(&mut self, value: u8) -> Option<u8> {

@@ -21,11 +21,12 @@ use super::signal::{Kick, KicksBlocked};
 use super::sockets::Sockets;
 use super::ticker::{self, Ticker};
 use super::vcpu::Vcpu;
-use super::wiring::{Com2Full, Wiring};
+use super::wiring::{ComFull, Wiring};
 use super::witness::Witness;
 use crate::clock;
 use crate::devices::board::Board;
 use crate::devices::pci::BusFull;
+use crate::devices::signal::Com;
 use crate::devices::virtio::backend::{Backend, Host};
 use crate::devices::virtio::block::disk::{Disk, DiskError};
 use crate::devices::virtio::block::engine::Way;
@@ -250,9 +251,14 @@ impl Machine {
         }
     }
 
+    /// Sends bytes to the guest by COM1, its console. They wait until it listens.
+    pub fn send_com1(&self, bytes: &[u8]) -> Result<(), ComFull> {
+        self.wiring.as_ref().map_or(Ok(()), |wiring| wiring.send(Com::Com1, bytes))
+    }
+
     /// Sends bytes to the guest by COM2.
-    pub fn send_com2(&self, bytes: &[u8]) -> Result<(), Com2Full> {
-        self.wiring.as_ref().map_or(Ok(()), |wiring| wiring.send_com2(bytes))
+    pub fn send_com2(&self, bytes: &[u8]) -> Result<(), ComFull> {
+        self.wiring.as_ref().map_or(Ok(()), |wiring| wiring.send(Com::Com2, bytes))
     }
 
     /// How often the ticker's timer has woken its thread.

@@ -15,13 +15,13 @@ use crate::devices::GuestTime;
 use crate::devices::board::Board;
 use crate::devices::signal::{Com, Outcome, Signal};
 
-/// Most bytes that may wait for the guest to read them from COM2.
-pub const COM2_WAITING_BYTES: usize = 64 << 10;
+/// Most bytes that may wait for the guest to read them from a serial port.
+pub const COM_WAITING_BYTES: usize = 64 << 10;
 
-/// The guest does not read its second serial port.
+/// The guest does not read a serial port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("The guest does not read COM2: {COM2_WAITING_BYTES} bytes wait for it already")]
-pub struct Com2Full;
+#[error("The guest does not read {0:?}: as much as may wait for it does")]
+pub struct ComFull(pub Com);
 
 /// The wires of one start of a machine.
 #[derive(Debug)]
@@ -33,7 +33,8 @@ pub struct Wiring {
     ticker: Arc<Ticker>,
     witness: Witness,
     sink: Sink,
-    to_com2: Mutex<VecDeque<u8>>,
+    /// What waits for the guest: by COM1, by COM2.
+    to_com: [Mutex<VecDeque<u8>>; 2],
     ran: AtomicBool,
     petted: AtomicBool,
 }
@@ -57,7 +58,7 @@ impl Wiring {
             ticker,
             witness,
             sink,
-            to_com2: Mutex::default(),
+            to_com: Default::default(),
             ran: AtomicBool::new(false),
             petted: AtomicBool::new(false),
         }
@@ -89,7 +90,7 @@ impl Wiring {
     /// that let go of it first could tell an old level last. None of them waits. Reports follow when it is free again.
     pub fn access(&self, access: impl FnOnce(&mut Board, GuestTime) -> Outcome) {
         let mut later = Vec::new();
-        let mut room = false;
+        let mut room = Vec::new();
         let seen_at;
         {
             let mut board = self.board();
@@ -99,8 +100,7 @@ impl Wiring {
                     Signal::IrqLine { line, level } => self.set_line(line, level),
                     Signal::Virtio { slot, event } => self.sockets.carry_out(slot, event),
                     Signal::WakeSooner | Signal::WakeLater => self.arm(&board),
-                    Signal::InputRoom { com: Com::Com2 } => room = true,
-                    Signal::InputRoom { com: Com::Com1 } => {}
+                    Signal::InputRoom { com } => room.push(com),
                     signal => later.push(signal),
                 }
             }
@@ -108,9 +108,7 @@ impl Wiring {
         if !later.is_empty() {
             self.carry_out(later, seen_at);
         }
-        if room {
-            self.feed_com2();
-        }
+        room.into_iter().for_each(|com| self.feed(com));
     }
 
     /// Arms the ticker's timer for the board's next deadline; none while time stands still.
@@ -125,27 +123,27 @@ impl Wiring {
         }
     }
 
-    /// Sends bytes to the guest's COM2; what it does not take now waits until it reads.
-    pub fn send_com2(&self, bytes: &[u8]) -> Result<(), Com2Full> {
+    /// Sends bytes to the guest by a serial port; what it does not take now waits until it reads. All of them, or none.
+    pub fn send(&self, com: Com, bytes: &[u8]) -> Result<(), ComFull> {
         {
-            let mut waiting = self.waiting();
-            if waiting.len() + bytes.len() > COM2_WAITING_BYTES {
-                return Err(Com2Full);
+            let mut waiting = self.waiting(com);
+            if waiting.len() + bytes.len() > COM_WAITING_BYTES {
+                return Err(ComFull(com));
             }
             waiting.extend(bytes);
         }
-        self.feed_com2();
+        self.feed(com);
         Ok(())
     }
 
-    /// Offers COM2 what waits for it.
-    fn feed_com2(&self) {
+    /// Offers a serial port what waits for it.
+    fn feed(&self, com: Com) {
         self.access(|board, _| {
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting(com);
             if waiting.is_empty() {
                 return Outcome::default();
             }
-            let (taken, outcome) = board.com_input(Com::Com2, waiting.make_contiguous());
+            let (taken, outcome) = board.com_input(com, waiting.make_contiguous());
             waiting.drain(..taken);
             outcome
         });
@@ -218,7 +216,11 @@ impl Wiring {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<u8>> {
-        self.to_com2.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self, com: Com) -> MutexGuard<'_, VecDeque<u8>> {
+        let waiting = match com {
+            Com::Com1 => &self.to_com[0],
+            Com::Com2 => &self.to_com[1],
+        };
+        waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -116,6 +116,23 @@ fn a_reset_forgets_all_but_the_waiting_host() {
     assert_eq!((port.read(3), port.read(5), port.has_room_again()), (0, 0x60, true));
 }
 
+#[test]
+fn with_a_handshake_input_waits_until_the_guest_asks_for_it() {
+    for (register, value) in [(4, 0x0b), (1, 0x01)] {
+        let mut port = Serial::with_handshake();
+        assert_eq!((port.input(b"ab"), port.has_room_again()), (0, false));
+        // A driver that looks which chip this is.
+        [0x01, 0x03, 0x07, 0x00].into_iter().for_each(|control| _ = port.write(2, control));
+        port.write(4, 0x08);
+        assert_eq!((port.input(b"ab"), port.has_room_again()), (0, false));
+        port.write(register, value);
+        assert!(port.has_room_again(), "the host is told");
+        assert_eq!((port.input(b"ab"), port.read(0)), (2, b'a'));
+        port.reset();
+        assert_eq!(port.input(b"ab"), 0, "a guest that starts anew has to ask anew");
+    }
+}
+
 proptest! {
     /// Every byte the host gives comes out in order, every byte the guest sends goes out, whatever
     /// else the guest touches, as long as it neither loops back nor clears the FIFO.

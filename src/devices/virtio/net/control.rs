@@ -4,7 +4,7 @@
 //!   chain:  class, command, then what belongs to it  ──▶  one byte back: done, or refused
 //! ```
 
-use vm_memory::{Bytes, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::features::{F_CTRL_GUEST_OFFLOADS, F_GUEST_ANNOUNCE, accepted, changeable};
 use crate::devices::virtio::ring::{self, Malformed, Ring};
@@ -25,6 +25,15 @@ pub enum Command {
     Unknown,
 }
 
+/// A command that has not been answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// What it asks.
+    pub command: Command,
+    head: u16,
+    answer: GuestAddress,
+}
+
 /// The control queue of a running card.
 #[derive(Debug)]
 pub struct Control {
@@ -43,20 +52,24 @@ impl Control {
         &mut self.ring
     }
 
-    /// The next command, answered; nothing when there is none.
-    pub fn next(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Command>, Malformed> {
+    /// The next command; nothing when there is none. It is to be carried out, then answered.
+    pub fn next(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Asked>, Malformed> {
         let Some(mut chain) = self.ring.next(memory)? else { return Ok(None) };
-        let answer = chain.writable.iter().find(|part| part.bytes > 0).ok_or(Malformed::Short)?;
+        let answer = chain.writable.iter().find(|part| part.bytes > 0).ok_or(Malformed::Short)?.address;
         let mut bytes = [0; 11];
         let length = ring::take(&mut chain.readable, &mut bytes, memory)?;
         if length < 2 {
             return Err(Malformed::Short);
         }
         let command = understand(&bytes[..length], self.features);
-        let done = if command == Command::Unknown { REFUSED } else { DONE };
-        memory.write_obj(done, answer.address).map_err(|_| Malformed::Outside)?;
-        self.ring.used(chain.head, 1, memory)?;
-        Ok(Some(command))
+        Ok(Some(Asked { command, head: chain.head, answer }))
+    }
+
+    /// Tells the driver that its command has been carried out, or refused. What it looks at then has changed already.
+    pub fn answer(&mut self, asked: &Asked, memory: &GuestMemoryMmap) -> Result<(), Malformed> {
+        let done = if asked.command == Command::Unknown { REFUSED } else { DONE };
+        memory.write_obj(done, asked.answer).map_err(|_| Malformed::Outside)?;
+        self.ring.used(asked.head, 1, memory)
     }
 }
 

@@ -212,9 +212,9 @@ impl Nic {
         control.ring().look(host.memory)?;
         let mut done = 0;
         while done < TURN_FRAMES {
-            let Some(command) = control.next(host.memory)? else { break };
+            let Some(asked) = control.next(host.memory)? else { break };
             done += 1;
-            match command {
+            match asked.command {
                 Command::Offloads(features) => {
                     let offloads = features::offloads(features).and(self.offloads);
                     self.follow(offloads);
@@ -226,6 +226,7 @@ impl Nic {
                 }
                 Command::Unknown => {}
             }
+            control.answer(&asked, host.memory)?;
         }
         if control.ring().wants_interrupt(host.memory)? {
             host.interrupt_queue(CONTROL);
