@@ -164,7 +164,9 @@ fn a_terminal_is_the_guest_s_and_given_back_as_it_was() {
     let mut terminal = Terminal::new();
     let before = terminal.is();
     assert!(before.local_flags.contains(LocalFlags::ICANON));
-    let endings: [(&[u8], Option<Signal>, Option<i32>, &str); 4] = [
+    /// What is typed, the signal sent, the exit code if no signal is its end, words of stderr.
+    type Ending = (&'static [u8], Option<Signal>, Option<i32>, &'static str);
+    let endings: [Ending; 4] = [
         (b"q", None, Some(0), "powered off"),
         (b"\x01x", None, Some(0), "at its console"),
         (b"", Some(Signal::SIGTERM), None, "SIGTERM"),
@@ -252,7 +254,7 @@ fn a_signal_that_is_ignored_stays_so() {
 
 #[test]
 fn an_image_has_one_writer() {
-    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory on a disk");
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on a disk");
     let image = dir.path().join("image");
     File::create(&image).and_then(|file| file.set_len(1 << 20)).expect("an image");
     let (writes, reads) = (text(&image).to_owned(), format!("{},ro", text(&image)));
@@ -271,7 +273,7 @@ fn an_image_has_one_writer() {
 
 #[test]
 fn whatever_is_named_there_is_one_clear_answer() {
-    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory on a disk");
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on a disk");
     let at = |name: &str| dir.path().join(name).to_str().expect("plain").to_owned();
     nix::unistd::mkfifo(Path::new(&at("pipe")), nix::sys::stat::Mode::from_bits_truncate(0o600)).expect("a pipe");
     fs::create_dir(at("folder")).expect("a directory");

@@ -91,7 +91,7 @@ fn until_it_powers_off(said: &Receiver<Report>, seed: u32, tally: &mut Tally) {
 fn no_panic_no_hang_nothing_touched_but_its_own() {
     unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root, for a network namespace of its own");
     // O_DIRECT: the build's own directory is on a disk.
-    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory");
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     for name in ["written", "read"] {
         fs::write(directory.path().join(name), [0xff; IMAGE_BYTES]).expect("an image");
     }

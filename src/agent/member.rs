@@ -328,7 +328,7 @@ mod tests {
     /// A thread for members whose guest is `name`; its image is there if `image`.
     fn stage(name: &str, image: bool, on_reset: OnReset) -> Stage {
         // O_DIRECT: the build's own directory is on a disk.
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory");
+        let dir = crate::storage::file::test_dir();
         let path = dir.path().join("image");
         if image {
             File::create(&path).and_then(|file| file.set_len(65536)).expect("an image");

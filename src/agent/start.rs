@@ -26,6 +26,7 @@ use super::signals::Signals;
 use crate::clock;
 use crate::config::{Config, ConfigError, Kernel, KeyError, Node as NodeConfig, Start};
 use crate::devices::virtio::net::mac::Mac;
+use crate::devices::virtio::net::tap::{self, TapError};
 use crate::duplex::Node;
 use crate::duplex::event::Event;
 use crate::duplex::ident::{Incarnation, MemberId, Slot};
@@ -100,6 +101,9 @@ pub enum RunError {
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] KvmUnusable),
+    /// Taps.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// The host does not say which it is.
     #[error(transparent)]
     Host(#[from] NoBootId),
@@ -146,7 +150,7 @@ impl RunError {
         match self {
             RunError::Config(_) | RunError::NoSuchNode { .. } | RunError::Unbuilt { .. } => 2,
             RunError::Boot(error) => error.exit_code(),
-            RunError::Kvm(_) => 3,
+            RunError::Kvm(_) | RunError::Tap(TapError::Absent | TapError::Forbidden { .. }) => 3,
             _ => 1,
         }
     }
@@ -160,6 +164,9 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     check_kernel(&config)?;
     let keys = config.keys()?;
     Host::open()?;
+    if let Some(name) = config.members.iter().find_map(|member| member.tap.as_deref()) {
+        tap::device(name)?;
+    }
     // Held until the process ends: whoever has it is this node on this host.
     let lock_dir = options.lock_dir.as_deref().unwrap_or(Path::new(lock::DEFAULT_DIR));
     let _lock = NodeLock::take(lock_dir, &config.pair, &options.node)?;

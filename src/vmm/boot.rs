@@ -19,6 +19,7 @@ pub mod layout;
 mod linux;
 mod pvh;
 mod registers;
+mod reset_vector;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,7 @@ use self::bzimage::BzImage;
 use self::elf::Elf;
 use self::file::{BootFile, ZEROS};
 use self::layout::{ACPI_TABLES, CMDLINE};
+use self::reset_vector::{RESET_VECTOR, reset_vector};
 use super::acpi;
 use super::memory::Ram;
 use crate::devices::board::LOW_RAM_END;
@@ -198,12 +200,12 @@ pub struct Surroundings<'a> {
 /// another file has taken its name. A file that is overwritten in place is read, and checked, as it is then.
 #[derive(Debug)]
 pub struct Loader {
-    image: Image,
+    image: Source,
     initrd: Option<BootFile>,
 }
 
 #[derive(Debug)]
-enum Image {
+enum Source {
     Flat { image: &'static [u8], load_address: u64, entry: u64 },
     Elf { file: BootFile, entry: Entry },
     BzImage { file: BootFile },
@@ -228,11 +230,11 @@ impl Loader {
     pub fn open(kernel: &Kernel) -> Result<Loader, BootError> {
         match kernel {
             Kernel::Flat { image, load_address, entry } => {
-                let image = Image::Flat { image, load_address: *load_address, entry: *entry };
+                let image = Source::Flat { image, load_address: *load_address, entry: *entry };
                 Ok(Loader { image, initrd: None })
             }
             Kernel::File { path, initrd, entry } => {
-                let image = Image::open(path, *entry)?;
+                let image = Source::open(path, *entry)?;
                 let initrd = initrd.as_deref().map(BootFile::open).transpose()?;
                 Ok(Loader { image, initrd })
             }
@@ -259,11 +261,11 @@ impl Loader {
         }
         let ram = ram.guest();
         let start = match (&plan, &self.image) {
-            (Some(plan), Image::Elf { file, .. } | Image::BzImage { file }) => {
+            (Some(plan), Source::Elf { file, .. } | Source::BzImage { file }) => {
                 plan.load_kernel(file, ram, around.ram_is_zero)?;
                 plan.start
             }
-            (_, Image::Flat { image, load_address, entry }) => {
+            (_, Source::Flat { image, load_address, entry }) => {
                 ram.write_slice(image, GuestAddress(*load_address)).map_err(BootError::NoRoomForFlat)?;
                 Start::Pvh { entry: *entry }
             }
@@ -281,13 +283,13 @@ impl Loader {
     /// Reads and checks the headers; nothing for a tiny guest.
     fn plan(&self, ram_bytes: u64) -> Result<Option<Plan>, BootError> {
         let (file, end, last_initrd_address, start, kind) = match &self.image {
-            Image::Flat { .. } => return Ok(None),
-            Image::Elf { file, entry } => {
+            Source::Flat { .. } => return Ok(None),
+            Source::Elf { file, entry } => {
                 let elf = Elf::read(file)?;
                 let start = elf_start(file, &elf, *entry)?;
                 (file, elf.end(), initrd::LAST_ADDRESS, start, PlanKind::Elf(elf))
             }
-            Image::BzImage { file } => {
+            Source::BzImage { file } => {
                 let image = BzImage::read(file)?;
                 let last = u64::from(image.header.initrd_addr_max);
                 (file, image.end, last, Start::Linux { entry: image.entry() }, PlanKind::BzImage(image))
@@ -306,15 +308,15 @@ impl Loader {
     }
 }
 
-impl Image {
-    fn open(path: &Path, entry: Entry) -> Result<Image, BootError> {
+impl Source {
+    fn open(path: &Path, entry: Entry) -> Result<Source, BootError> {
         let file = BootFile::open(path)?;
         let first = file.read_start::<4>(0)?;
         let setup = file.read_start::<4>(0x202)?;
         match (&first, &setup) {
-            (b"\x7fELF", _) => Ok(Image::Elf { file, entry }),
+            (b"\x7fELF", _) => Ok(Source::Elf { file, entry }),
             (_, b"HdrS") if entry == Entry::Pvh => Err(BootError::PvhBzImage { path: path.into() }),
-            (_, b"HdrS") => Ok(Image::BzImage { file }),
+            (_, b"HdrS") => Ok(Source::BzImage { file }),
             _ => Err(BootError::WrongKind { path: path.into(), what: "neither an ELF file nor a bzImage".into() }),
         }
     }
@@ -371,6 +373,7 @@ fn tell(
     let write = |bytes: &[u8], at: u64| ram.write_slice(bytes, GuestAddress(at)).map_err(BootError::NoRoomForFlat);
     let tables = acpi::tables(ACPI_TABLES.start, around.vcpus, around.pci_slots);
     write(&tables.bytes, ACPI_TABLES.start)?;
+    write(&reset_vector(), RESET_VECTOR)?;
     write(around.cmdline.as_bytes(), CMDLINE)?;
     write(&[0], CMDLINE + around.cmdline.len() as u64)?;
     match start {

@@ -32,7 +32,7 @@ impl Trace {
         trace.set("options/event-fork", "1")?;
         trace.set("set_event_pid", &std::process::id().to_string())?;
         for event in EVENTS {
-            trace.set(&format!("events/{event}/enable"), "1")?;
+            trace.set(format!("events/{event}/enable"), "1")?;
         }
         trace.set("tracing_on", "1")?;
         Ok(trace)
@@ -41,7 +41,7 @@ impl Trace {
     pub fn stop(self) -> io::Result<String> {
         self.set("tracing_on", "0")?;
         for event in EVENTS {
-            self.set(&format!("events/{event}/enable"), "0")?;
+            self.set(format!("events/{event}/enable"), "0")?;
         }
         fs::read(self.0.join("trace")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }

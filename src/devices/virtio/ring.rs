@@ -13,7 +13,7 @@ use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::{F_EVENT_IDX, QueueSetup, Started};
 
@@ -92,12 +92,68 @@ impl Chain {
     }
 }
 
+/// Where guest RAM is in this process: looked up once for each part of each chain, so it is short work.
+#[derive(Debug, Clone)]
+pub struct Places(Vec<Place>);
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    from: u64,
+    bytes: u64,
+    start: *mut u8,
+}
+
+// SAFETY: an address is not memory: who goes there does so as with the guest's RAM it was taken from.
+unsafe impl Send for Places {}
+
+impl Places {
+    /// Those of `memory`.
+    pub fn new(memory: &GuestMemoryMmap) -> Places {
+        let place = |region: &vm_memory::GuestRegionMmap| Place {
+            from: region.start_addr().0,
+            bytes: region.len(),
+            start: region.as_ptr(),
+        };
+        Places(memory.iter().map(place).collect())
+    }
+
+    /// Where `part` begins, if all of it lies in one piece of RAM.
+    pub fn find(&self, part: &Part) -> Option<*mut u8> {
+        self.0.iter().find_map(|place| {
+            let offset = part.address.0.checked_sub(place.from)?;
+            let fits = offset <= place.bytes && part.bytes as u64 <= place.bytes - offset;
+            fits.then(|| place.start.wrapping_add(offset as usize))
+        })
+    }
+}
+
+/// A descriptor as it stands in memory (2.7.5), little endian.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Descriptor {
+    address: u64,
+    bytes: u32,
+    flags: u16,
+    next: u16,
+}
+
+// SAFETY: plain numbers without padding.
+unsafe impl ByteValued for Descriptor {}
+
+const DESCRIPTOR_BYTES: usize = size_of::<Descriptor>();
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
 /// One queue of a running device.
 #[derive(Debug)]
 pub struct Ring {
     queue: Queue,
     /// The used index when the driver was last asked whether it wants an interrupt.
     told: Wrapping<u16>,
+    places: Places,
+    /// An indirect table, while its chain is read.
+    table: Vec<Descriptor>,
 }
 
 /// The queues of a device that was started, in order; nothing for one that the driver did not enable.
@@ -129,29 +185,86 @@ impl Ring {
             queue.set_ready(true);
             Ok(queue)
         };
-        queue().map(|queue| Ring { queue, told: Wrapping(0) }).map_err(|_| Malformed::Queue)
+        let queue = queue().map_err(|_| Malformed::Queue)?;
+        Ok(Ring { queue, told: Wrapping(0), places: Places::new(memory), table: Vec::new() })
     }
 
     /// The next chain that the driver has made available; nothing when there is none.
     pub fn next(&mut self, memory: &GuestMemoryMmap) -> Result<Option<Chain>, Malformed> {
         let Some(descriptors) = self.queue.iter(memory).map_err(|_| Malformed::Index)?.next() else { return Ok(None) };
-        let mut chain = Chain { head: descriptors.head_index(), ..Chain::default() };
-        let mut ended = false;
-        for descriptor in descriptors.take(MOST_PARTS) {
-            ended = !descriptor.has_next();
-            let part = Part { address: descriptor.addr(), bytes: descriptor.len() as usize };
-            if part.bytes > 0 && memory.get_slice(part.address, part.bytes).is_err() {
+        let head = descriptors.head_index();
+        self.walk(head, memory).map(Some)
+    }
+
+    fn walk(&mut self, head: u16, memory: &GuestMemoryMmap) -> Result<Chain, Malformed> {
+        let mut chain = Chain { head, ..Chain::default() };
+        let (mut index, mut indirect, mut bytes) = (head, false, 0u64);
+        for _ in 0..=MOST_PARTS {
+            let descriptor = self.descriptor(index, indirect, memory)?;
+            if descriptor.flags & INDIRECT != 0 {
+                if indirect || descriptor.flags & NEXT != 0 {
+                    return Err(Malformed::Chain);
+                }
+                self.read_table(&descriptor, memory)?;
+                (index, indirect) = (0, true);
+                continue;
+            }
+            bytes += u64::from(descriptor.bytes);
+            if bytes > u64::from(u32::MAX) {
+                return Err(Malformed::Chain);
+            }
+            let part = Part { address: GuestAddress(descriptor.address), bytes: descriptor.bytes as usize };
+            if part.bytes > 0 && self.places.find(&part).is_none() {
                 return Err(Malformed::Outside);
             }
-            if descriptor.is_write_only() {
+            if descriptor.flags & WRITE != 0 {
                 chain.writable.push(part);
             } else if chain.writable.is_empty() {
                 chain.readable.push(part);
             } else {
                 return Err(Malformed::Order);
             }
+            if descriptor.flags & NEXT == 0 {
+                return Ok(chain);
+            }
+            index = descriptor.next;
         }
-        if ended { Ok(Some(chain)) } else { Err(Malformed::Chain) }
+        Err(Malformed::Chain)
+    }
+
+    fn descriptor(&self, index: u16, indirect: bool, memory: &GuestMemoryMmap) -> Result<Descriptor, Malformed> {
+        let mut descriptor = if indirect {
+            *self.table.get(usize::from(index)).ok_or(Malformed::Chain)?
+        } else if index < self.queue.size() {
+            let at = self.queue.desc_table() + u64::from(index) * DESCRIPTOR_BYTES as u64;
+            memory.read_obj(GuestAddress(at)).map_err(|_| Malformed::Queue)?
+        } else {
+            return Err(Malformed::Chain);
+        };
+        descriptor.address = u64::from_le(descriptor.address);
+        descriptor.bytes = u32::from_le(descriptor.bytes);
+        descriptor.flags = u16::from_le(descriptor.flags);
+        descriptor.next = u16::from_le(descriptor.next);
+        Ok(descriptor)
+    }
+
+    /// Reads an indirect table as a whole.
+    fn read_table(&mut self, descriptor: &Descriptor, memory: &GuestMemoryMmap) -> Result<(), Malformed> {
+        let bytes = descriptor.bytes as usize;
+        if bytes == 0 || !bytes.is_multiple_of(DESCRIPTOR_BYTES) || bytes > MOST_PARTS * DESCRIPTOR_BYTES {
+            return Err(Malformed::Chain);
+        }
+        self.table.clear();
+        self.table.resize(bytes / DESCRIPTOR_BYTES, Descriptor::default());
+        let start = self.table.as_mut_ptr().cast::<u8>();
+        // SAFETY: the table has just been given this length; any bytes make a descriptor.
+        let raw = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
+        memory.read_slice(raw, GuestAddress(descriptor.address)).map_err(|_| Malformed::Chain)
+    }
+
+    /// Where guest RAM is.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Puts the chain that was `next` last back: it will be next again.

@@ -4,6 +4,7 @@
 //!   0x0000_0500  descriptor table       0x0000_9000  page tables, six pages      0x000e_0000  ACPI tables
 //!   0x0000_6000  start info (PVH)       0x0002_0000  command line                0x0010_0000  kernel, from here up
 //!   0x0000_7000  zero page (Linux)      0x0009_fc00  end of low memory           as high as it goes: initrd
+//!                                       0x000f_fff0  reset vector
 //! ```
 
 use std::ops::Range;

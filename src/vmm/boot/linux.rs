@@ -77,7 +77,7 @@ pub(super) fn write_tables(ram: &GuestMemoryMmap) -> Result<(), GuestMemoryError
     };
     set(PAGE_TABLES, level_3 | PRESENT_WRITABLE);
     for table in 0..LEVEL_2_TABLES {
-        set(level_3 + table * 8, level_2 + table * PAGE_BYTES | PRESENT_WRITABLE);
+        set(level_3 + table * 8, (level_2 + table * PAGE_BYTES) | PRESENT_WRITABLE);
     }
     for page in 0..LEVEL_2_TABLES * ENTRIES {
         set(level_2 + page * 8, page << LARGE_PAGE_SHIFT | PRESENT_WRITABLE | LARGE);

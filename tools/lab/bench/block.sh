@@ -27,7 +27,7 @@ END
 mkdir -p /tmp/extra
 cp /lab/block.load /tmp/extra/load
 # What microvm's disks are reached by.
-cp /lib/modules/*/kernel/drivers/virtio/virtio_mmio.ko /tmp/extra/
+cp "/lib/modules/$(cat "$kernels/generic/release")/kernel/drivers/virtio/virtio_mmio.ko" /tmp/extra/
 (cd /tmp/extra && find . | cpio -o -H newc 2>/dev/null) >>/tmp/load.cpio
 cmdline="console=ttyS0 panic=-1 quiet random.trust_cpu=on"
 

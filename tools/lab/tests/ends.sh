@@ -23,11 +23,12 @@ esac
 sleep 60
 END
 
-# ends WHAT CODE WORDS LEAST-MS MOST-MS CMDLINE: times from the guest's word that it begins to the report.
+# ends WHAT CODE WORDS LEAST-MS MOST-MS CMDLINE [ARGUMENTS...]: times from the guest's word that it begins to the report.
 ends() {
     local what=$1 due=$2 words=$3 least=$4 most=$5 cmdline=$6 time
+    shift 6
     guest ends 120 --kernel "$kernels/generic/vmlinux" --initrd ends.cpio --memory 256MiB --on-reset exit \
-        --cmdline "console=ttyS0 $cmdline"
+        --cmdline "console=ttyS0 $cmdline" "$@"
     expect "$what" "$due" "$words" || return
     time=$(event_ms guest_fault)
     time=$((${time:-$(event_ms guest_stopped)} - $(event_ms guest_ready)))
@@ -45,6 +46,8 @@ ends "A panic without pvpanic that reboots" 14 "reset" 0 4000 "panic=-1 do=panic
 ends "A panic without pvpanic that halts" 10 "atchdog" 5500 9000 "panic=0 do=panic"
 ends "A triple fault" 12 "riple fault" 0 3000 "panic=-1 reboot=t do=reboot"
 ends "A lock-up with interrupts off" 10 "atchdog" 5500 9000 "panic=-1 do=lock-up"
+ends "Reboot as the kernel likes it best" 14 "reset" 0 3000 "panic=-1 do=reboot"
+ends "Reboot of 2 processors" 14 "reset" 0 4000 "panic=-1 do=reboot" --vcpus 2
 ends "Reboot by ACPI" 14 "reset" 0 3000 "panic=-1 reboot=a do=reboot"
 ends "Reboot by the keyboard controller" 14 "reset" 0 3000 "panic=-1 reboot=k do=reboot"
 ends "Reboot by PCI" 14 "reset" 0 3000 "panic=-1 reboot=p do=reboot"

@@ -44,6 +44,9 @@ pub enum Wait {
     Long,
 }
 
+/// Asked at the moment of submission whether these jobs' submissions may go.
+pub type Admit<'a> = dyn FnMut(&[(usize, Op)]) -> bool + 'a;
+
 /// One of both.
 #[derive(Debug)]
 pub enum Engine {
@@ -84,13 +87,7 @@ impl Engine {
 
     /// Hands what was pushed to the kernel, if `admit`, asked at that moment, lets it; false if not: everything stays
     /// pushed. Then waits as told, but not longer than [`HELD_LOOK`] when something stays.
-    pub fn go(
-        &mut self,
-        disk: BorrowedFd<'_>,
-        link: &Link,
-        wait: Wait,
-        admit: &mut dyn FnMut(&[(usize, Op)]) -> bool,
-    ) -> bool {
+    pub fn go(&mut self, disk: BorrowedFd<'_>, link: &Link, wait: Wait, admit: &mut Admit<'_>) -> bool {
         match self {
             Engine::Uring(uring) => uring.go(wait, admit),
             Engine::Plain(plain) => {

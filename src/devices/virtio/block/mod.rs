@@ -23,10 +23,10 @@ pub mod worker;
 use std::ops::Range;
 
 use libc::iovec;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::pci::Kind;
-use super::ring::{self, Chain, Malformed, Part};
+use super::ring::{self, Chain, Malformed, Part, Places};
 use super::{F_EVENT_IDX, F_INDIRECT_DESC};
 use disk::{Geometry, SECTOR_BYTES};
 
@@ -174,7 +174,13 @@ pub struct Request {
 }
 
 /// Reads one chain, for a device of which `sectors` are shown.
-pub fn parse(chain: Chain, memory: &GuestMemoryMmap, geometry: &Geometry, sectors: u64) -> Result<Request, Malformed> {
+pub fn parse(
+    chain: Chain,
+    memory: &GuestMemoryMmap,
+    places: &Places,
+    geometry: &Geometry,
+    sectors: u64,
+) -> Result<Request, Malformed> {
     let Chain { mut readable, mut writable, .. } = chain;
     let mut header = [0; HEADER_BYTES];
     if ring::take(&mut readable, &mut header, memory)? < HEADER_BYTES {
@@ -187,15 +193,15 @@ pub fn parse(chain: Chain, memory: &GuestMemoryMmap, geometry: &Geometry, sector
     let wish = match kind {
         T_OUT | T_DISCARD | T_WRITE_ZEROES if geometry.read_only => refused,
         T_IN => match range(sector, total(&writable), sectors) {
-            Some(at) => Wish::Read(at, vectors(&writable, memory)?),
+            Some(at) => Wish::Read(at, vectors(&writable, places)?),
             None => refused,
         },
         T_OUT => match range(sector, total(&readable), sectors) {
-            Some(at) => Wish::Write(at, vectors(&readable, memory)?),
+            Some(at) => Wish::Write(at, vectors(&readable, places)?),
             None => refused,
         },
         T_FLUSH => Wish::Flush,
-        T_GET_ID if total(&writable) >= ID_BYTES as u64 => Wish::Id(vectors(&writable, memory)?),
+        T_GET_ID if total(&writable) >= ID_BYTES as u64 => Wish::Id(vectors(&writable, places)?),
         T_GET_ID => refused,
         T_DISCARD | T_WRITE_ZEROES => match spans(readable, memory, kind == T_WRITE_ZEROES, sectors)? {
             Ok(spans) if kind == T_DISCARD => Wish::Discard(spans),
@@ -257,10 +263,10 @@ fn total(parts: &[Part]) -> u64 {
 }
 
 /// The parts as memory of this process; empty ones left out.
-fn vectors(parts: &[Part], memory: &GuestMemoryMmap) -> Result<Vec<iovec>, Malformed> {
+fn vectors(parts: &[Part], places: &Places) -> Result<Vec<iovec>, Malformed> {
     let vector = |part: &Part| {
-        let slice = memory.get_slice(part.address, part.bytes).map_err(|_| Malformed::Outside)?;
-        Ok(iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() })
+        let start = places.find(part).ok_or(Malformed::Outside)?;
+        Ok(iovec { iov_base: start.cast(), iov_len: part.bytes })
     };
     parts.iter().filter(|part| part.bytes > 0).map(vector).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::engine::Answer;
+use super::engine::{Admit, Answer};
 use super::job::Op;
 
 /// What was pushed, and what came back.
@@ -36,7 +36,7 @@ impl Plain {
     }
 
     /// Does the oldest, if `admit` lets it; false if not. Nothing pushed: true.
-    pub fn go(&mut self, disk: BorrowedFd<'_>, admit: &mut dyn FnMut(&[(usize, Op)]) -> bool) -> bool {
+    pub fn go(&mut self, disk: BorrowedFd<'_>, admit: &mut Admit<'_>) -> bool {
         let Some((id, op)) = self.pushed.front().copied() else { return true };
         if !admit(&[(id, op)]) {
             return false;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::engine::{Answer, HELD_LOOK, Wait};
+use super::engine::{Admit, Answer, HELD_LOOK, Wait};
 use super::job::Op;
 use crate::devices::virtio::link::Link;
 
@@ -81,7 +81,7 @@ impl Uring {
     }
 
     /// Hands over what was pushed, if `admit` lets it, and waits; see [`super::engine::Engine::go`].
-    pub fn go(&mut self, wait: Wait, admit: &mut dyn FnMut(&[(usize, Op)]) -> bool) -> bool {
+    pub fn go(&mut self, wait: Wait, admit: &mut Admit<'_>) -> bool {
         if !self.listening {
             self.push_bell();
         }

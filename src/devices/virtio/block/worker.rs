@@ -174,7 +174,7 @@ impl<'a> Service<'a> {
             let Some(chain) = running.ring.next(self.host.memory)? else { break };
             let head = chain.head;
             let (geometry, sectors) = (*self.worker.disk.geometry(), self.worker.sectors());
-            let request = super::parse(chain, self.host.memory, &geometry, sectors)?;
+            let request = super::parse(chain, self.host.memory, running.ring.places(), &geometry, sectors)?;
             if let Wish::Id(vectors) = &request.wish {
                 let id = super::id(&self.worker.name);
                 bounce::scatter(&id, vectors, 0);

@@ -11,7 +11,7 @@
 //! It drops frames where hardware drops them: a guest that gives no buffers finds the tap's queue full, a tap that takes
 //! nothing loses the guest's. Nobody waits for the other. A frame's bytes are copied once, by the kernel.
 
-mod carrier;
+pub mod carrier;
 pub mod control;
 pub mod features;
 pub mod header;

@@ -91,7 +91,7 @@ impl Receiver {
         let mut header = Header::default();
         let mut end = [0u8; 1];
         let mut iovecs = vec![libc::iovec { iov_base: header.0.as_mut_ptr().cast(), iov_len: HEADER_BYTES }];
-        let capacity = self.into_iovecs(&mut iovecs, memory)?;
+        let capacity = self.add_places(&mut iovecs, memory)?;
         // Only a frame that is cut reaches this byte.
         iovecs.push(libc::iovec { iov_base: end.as_mut_ptr().cast(), iov_len: end.len() });
         // SAFETY: header and end are ours; the others are guest RAM, which was looked up just now.
@@ -146,7 +146,7 @@ impl Receiver {
     }
 
     /// Where a frame goes, after its header; how many bytes there are with it.
-    fn into_iovecs(&self, iovecs: &mut Vec<libc::iovec>, memory: &GuestMemoryMmap) -> Result<usize, Malformed> {
+    fn add_places(&self, iovecs: &mut Vec<libc::iovec>, memory: &GuestMemoryMmap) -> Result<usize, Malformed> {
         let mut skip = HEADER_BYTES;
         let mut bytes = HEADER_BYTES;
         for part in self.held.iter().flat_map(|chain| &chain.writable) {

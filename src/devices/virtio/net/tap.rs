@@ -127,13 +127,7 @@ impl Tap {
         check_name(name)?;
         let own = || name.to_owned();
         let was_there = if_nametoindex(name).is_ok();
-        let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(DEVICE);
-        let file = opened.map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::Absent,
-            Some(libc::EACCES | libc::EPERM) => TapError::Forbidden { name: own() },
-            _ => TapError::Refused { name: own(), what: "opening /dev/net/tun", source: error },
-        })?;
+        let file = device(name)?;
         attach(&file, name).map_err(|error| match error {
             Errno::EPERM => TapError::Forbidden { name: own() },
             Errno::EBUSY => TapError::Busy { name: own() },
@@ -241,6 +235,17 @@ impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Opens what taps are made with, for the tap `name`: whether this host has them, and this user may.
+pub fn device(name: &str) -> Result<File, TapError> {
+    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(DEVICE);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::Absent,
+        Some(libc::EACCES | libc::EPERM) => TapError::Forbidden { name: name.to_owned() },
+        _ => TapError::Refused { name: name.to_owned(), what: "opening /dev/net/tun", source: error },
+    })
 }
 
 fn check_name(name: &str) -> Result<(), TapError> {

@@ -87,7 +87,7 @@ fn read_all(ring: &mut Ring, memory: &GuestMemoryMmap) -> Result<usize, Malforme
         }
         let head = chain.head;
         // What is no request of a disk breaks the disk, not the queue.
-        let _ = block::parse(chain, memory, &geometry, 64);
+        let _ = block::parse(chain, memory, ring.places(), &geometry, 64);
         ring.used_together(&[(head, 1), (head, 2)], memory)?;
         ring.wants_interrupt(memory)?;
         ring.rest(memory)?;
