@@ -6,8 +6,9 @@
 //!            └ wanted again: Signal::InputRoom
 //! ```
 //!
-//! A port with a handshake takes input while the guest asks for it (RTS, or the interrupt of received bytes): what comes
-//! before somebody has opened the port waits outside, where a driver that looks what chip this is cannot throw it away.
+//! A port with a handshake takes input while the guest asks for it (RTS): what comes before somebody has opened the port
+//! waits outside, where a driver that looks what chip this is cannot throw it away. Such a driver tries the interrupts
+//! too: they are no sign that somebody listens.
 //!
 //! The transmitter is always empty, so a polled guest never waits and no byte is lost. The receive
 //! queue is longer than the chip's FIFO: what lies past its 16 bytes is still on the line, and
@@ -165,7 +166,7 @@ impl Serial {
     }
 
     fn listens(&self) -> bool {
-        !self.handshake || self.mcr & MCR_REQUEST_TO_SEND != 0 || self.ier & IER_RECEIVED != 0
+        !self.handshake || self.mcr & MCR_REQUEST_TO_SEND != 0
     }
 
     fn room(&self) -> usize {

@@ -3,7 +3,7 @@
 . /lab/host.sh
 
 cmdline="console=ttyS0 panic=-1 quiet"
-kernel="--kernel $kernels/generic/vmlinux --memory 256MiB"
+kernel="--kernel $kernels/generic/vmlinux --entry pvh --memory 256MiB"
 
 # ---- one guest, started twice: its watchdog resets it ----
 
