@@ -34,8 +34,8 @@ use disk::{Geometry, SECTOR_BYTES};
 const DEVICE_ID: u16 = 2;
 /// PCI class: mass storage, other.
 const CLASS: u32 = 0x01_80_00;
-/// Entries of the one queue, at most.
-pub const QUEUE_ENTRIES: u16 = 256;
+/// Entries of the one queue, at most: a request of 1 MiB fits, one page a descriptor.
+pub const QUEUE_ENTRIES: u16 = 512;
 
 /// `VIRTIO_BLK_F_SEG_MAX`.
 const F_SEG_MAX: u64 = 1 << 2;

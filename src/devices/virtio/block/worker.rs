@@ -18,15 +18,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::disk::Disk;
 use super::engine::{Answer, Engine, Wait, Way};
 use super::job::{Job, Next, Op};
-use super::{CONFIG_CAPACITY, CONFIG_WRITEBACK, F_CONFIG_WCE, F_FLUSH, QUEUE_ENTRIES, Status, Wish, bounce};
+use super::{CONFIG_CAPACITY, CONFIG_WRITEBACK, F_CONFIG_WCE, F_FLUSH, Status, Wish, bounce};
 use crate::devices::virtio::backend::Host;
 use crate::devices::virtio::link::Work;
 use crate::devices::virtio::pci::Kind;
 use crate::devices::virtio::ring::{Malformed, Ring};
 use crate::devices::virtio::{F_EVENT_IDX, Started};
 
-/// One less than the queue holds: with the bell's poll they make up a power of two, which is what a ring has.
-const MOST_JOBS: usize = QUEUE_ENTRIES as usize - 1;
+/// Most requests under way: with the bell's poll they make up a power of two, which is what a ring has.
+const MOST_JOBS: usize = 255;
 /// Jobs begin while all those under way have fewer bytes with the kernel at once: what it has when the lease ends should
 /// land before anybody else writes.
 const ENOUGH_BYTES: u64 = 64 << 20;

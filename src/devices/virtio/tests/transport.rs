@@ -88,10 +88,10 @@ fn features_are_agreed_on_or_not() {
 fn queues_take_sizes_that_can_be_and_stay_once_enabled() {
     let mut rig = Rig::new(8);
     rig.negotiate(F_VERSION_1);
-    assert_eq!(rig.read::<2>(COMMON + 0x18), 256u16.to_le_bytes());
-    for size in [0u16, 3, 512, 0xffff] {
+    assert_eq!(rig.read::<2>(COMMON + 0x18), block::QUEUE_ENTRIES.to_le_bytes());
+    for size in [0u16, 3, 1024, 0xffff] {
         rig.write(COMMON + 0x18, &size.to_le_bytes());
-        assert_eq!(rig.read::<2>(COMMON + 0x18), 256u16.to_le_bytes(), "{size}");
+        assert_eq!(rig.read::<2>(COMMON + 0x18), block::QUEUE_ENTRIES.to_le_bytes(), "{size}");
     }
     rig.write(COMMON + 0x18, &8u16.to_le_bytes());
     rig.write(COMMON + 0x24, &7u32.to_le_bytes());
