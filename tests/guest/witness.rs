@@ -39,12 +39,13 @@ fn both_stages_over_in_one_moment_are_told_in_order() {
             .reports()
             .into_iter()
             .filter_map(|(_, report)| match report {
-                Report::WatchdogPretimeout { vcpus, .. } => Some(vcpus.len()),
-                Report::WatchdogExpired { .. } => Some(100),
+                // Whether the processor answered in time is another matter: on a busy machine it may not get to run.
+                Report::WatchdogPretimeout { .. } => Some("evidence"),
+                Report::WatchdogExpired { .. } => Some("expiry"),
                 _ => None,
             })
             .collect();
-        assert_eq!(said, [1, 100]);
+        assert_eq!(said, ["evidence", "expiry"]);
     }
 }
 

@@ -99,6 +99,11 @@ impl Receiver {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Looked::Dry),
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Looked::Frame),
+            // A frame that the kernel could not describe is lost, not the tap.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EFAULT)) => {
+                self.dropped += 1;
+                return Ok(Looked::Frame);
+            }
             Err(_) => return Ok(Looked::Gone),
         };
         if bytes > capacity {
