@@ -11,7 +11,7 @@ disk=/dev/ram0
 dd if=/dev/zero of=$disk bs=1M count=16 2>/dev/null
 
 # By the kernel's log, which needs no interrupt: microvm's serial port has none. A reset ends both machines.
-guest_initrd load cloud <<END
+guest_initrd load generic <<END
 modprobe -a virtio_pci virtio_blk
 insmod /virtio_mmio.ko
 say() { sed 's/^/<0>/' >/dev/kmsg; }
@@ -27,11 +27,11 @@ END
 mkdir -p /tmp/extra
 cp /lab/block.load /tmp/extra/load
 # What microvm's disks are reached by.
-cp "/lib/modules/$(cat "$kernels/cloud/release")/kernel/drivers/virtio/virtio_mmio.ko" /tmp/extra/
+cp "/lib/modules/$(cat "$kernels/generic/release")/kernel/drivers/virtio/virtio_mmio.ko" /tmp/extra/
 (cd /tmp/extra && find . | cpio -o -H newc 2>/dev/null) >>/tmp/load.cpio
-cmdline="console=ttyS0 panic=-1 quiet random.trust_cpu=on cryptomgr.notests"
+cmdline="console=ttyS0 panic=-1 quiet random.trust_cpu=on"
 kernel=/tmp/vmlinux
-cp "$kernels/cloud/vmlinux" $kernel
+cp "$kernels/generic/vmlinux" $kernel
 # Nothing may wait for a disk while it is measured: with instructions for a clock, waiting is skipped in leaps.
 cat "$library"/qemu/* >/dev/null
 qemu-system-x86_64 --version >/dev/null
