@@ -96,7 +96,7 @@ fn read_all(ring: &mut Ring, memory: &GuestMemoryMmap) -> Result<usize, Malforme
 }
 
 fn cases() -> ProptestConfig {
-    ProptestConfig { cases: if cfg!(miri) { 40 } else { 4000 }, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig { cases: if cfg!(miri) { 8 } else { 4000 }, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
