@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use duplexvm::clock;
 use duplexvm::demo::Options;
 use duplexvm::demo::place::Place;
 use nix::sys::signal::{Signal, kill};
@@ -92,8 +93,13 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     demo.arg("demo").arg("--keep").arg(place.path()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut demo = demo.spawn().expect("the demo runs");
     let control = place.path().join("a.sock");
+    let deadline = soon();
     while !control.exists() {
         assert!(demo.try_wait().expect("a child").is_none(), "it ended by itself");
+        if clock::mono().reached_by_both(deadline) {
+            demo.kill().and_then(|()| demo.wait()).expect("a child");
+            panic!("no node has come up");
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(!of_pair(place.path()).is_empty());

@@ -172,6 +172,7 @@ impl Recorder {
             incarnation,
             ring: None,
             lines: Vec::new(),
+            unwritten: false,
             bytes: Buffer::zeroed(UNIT_BYTES),
             lost: Arc::clone(&lost),
         };
@@ -208,6 +209,8 @@ struct Writer {
     ring: Option<Ring>,
     /// The present chunk.
     lines: Vec<u8>,
+    /// It holds something that no write has brought to the disk.
+    unwritten: bool,
     bytes: Buffer,
     lost: Arc<AtomicU64>,
 }
@@ -233,16 +236,23 @@ impl Writer {
         if self.lines.len() + line.len() + 1 > PAYLOAD_BYTES {
             self.write();
             self.lines.clear();
+            self.unwritten = false;
             self.ring.iter_mut().for_each(Ring::next_chunk);
         }
         self.lines.extend_from_slice(line);
         self.lines.push(b'\n');
+        self.unwritten = true;
     }
 
-    /// Writes the present chunk. A failure is only counted: the chunk is written again with its next line.
+    /// Writes the present chunk, if it has grown. A failure is only counted: the chunk is written again with its next
+    /// line, or when it is flushed.
     fn write(&mut self) {
-        if !self.lines.is_empty() && self.try_write().is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if !self.unwritten {
+            return;
+        }
+        match self.try_write() {
+            Ok(()) => self.unwritten = false,
+            Err(_) => drop(self.lost.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
@@ -312,7 +322,9 @@ mod tests {
         }
         let area = open(&path).unwrap();
         let units = read_units(&area, slot()).unwrap();
-        let newest = (0..RING_UNITS).max_by_key(|&unit| units[unit].as_ref().map(|unit| unit.write)).unwrap();
+        let writes = |unit: &Option<Unit>| unit.as_ref().map(|unit| unit.write);
+        assert_eq!(units.iter().filter_map(writes).max(), Some(5), "a flush wrote again what was there");
+        let newest = (0..RING_UNITS).max_by_key(|&unit| writes(&units[unit])).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let at = ring_at(slot()) as usize + newest * UNIT_BYTES;
         bytes[at + 300..at + UNIT_BYTES].fill(0);
