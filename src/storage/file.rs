@@ -158,13 +158,17 @@ impl DirectFile {
                 Some(libc::EINVAL) => OpenError::NoDirect { path: path.into() },
                 _ => OpenError::Open { path: path.into(), source },
             })?;
-        match direct_alignment(&file) {
-            Some(0) => Err(OpenError::NoDirect { path: path.into() }),
-            Some(needs_bytes) if needs_bytes as usize > ALIGNMENT_BYTES => {
-                Err(OpenError::Alignment { path: path.into(), needs_bytes })
+        // A kernel that cannot be asked is one that does not say.
+        if let Ok(Some(DirectAlignment { memory_bytes, offset_bytes })) = direct_alignment(&file) {
+            let needs_bytes = offset_bytes.max(memory_bytes);
+            if memory_bytes == 0 {
+                return Err(OpenError::NoDirect { path: path.into() });
             }
-            _ => Ok(DirectFile { file, path: path.into(), faults }),
+            if needs_bytes as usize > ALIGNMENT_BYTES {
+                return Err(OpenError::Alignment { path: path.into(), needs_bytes });
+            }
         }
+        Ok(DirectFile { file, path: path.into(), faults })
     }
 
     /// Its path, for messages.
@@ -201,20 +205,28 @@ impl DirectFile {
     }
 }
 
-/// In what pieces `O_DIRECT` takes offsets and memory; 0: not at all; nothing: the kernel (before 6.1) does not say.
-fn direct_alignment(file: &File) -> Option<u32> {
+/// What `O_DIRECT` wants memory and file offsets to be multiples of; 0: it is not there at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectAlignment {
+    /// Of memory, in bytes.
+    pub memory_bytes: u32,
+    /// Of offsets and lengths, in bytes.
+    pub offset_bytes: u32,
+}
+
+/// What `statx` says of `file` and `O_DIRECT`; nothing: the kernel (before 6.1) or the file system does not say.
+pub fn direct_alignment(file: &File) -> io::Result<Option<DirectAlignment>> {
     // SAFETY: all-zero bytes are a valid `statx`.
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open, the path is a terminated string, `found` is written within its size.
     let result = unsafe {
         libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, &raw mut found)
     };
-    let known = result == 0 && found.stx_mask & libc::STATX_DIOALIGN != 0;
-    known.then_some(if found.stx_dio_mem_align == 0 {
-        0
-    } else {
-        found.stx_dio_offset_align.max(found.stx_dio_mem_align)
-    })
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let alignment = DirectAlignment { memory_bytes: found.stx_dio_mem_align, offset_bytes: found.stx_dio_offset_align };
+    Ok((found.stx_mask & libc::STATX_DIOALIGN != 0).then_some(alignment))
 }
 
 /// A directory for tests whose file system does `O_DIRECT`.
@@ -254,10 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn buffers_are_aligned() {
-        for length in [0, 1, 4096, 65536] {
+    fn buffers_are_aligned_and_zero() {
+        for length in [0, 1, 4096, 5000, 65536] {
             let buffer = Buffer::zeroed(length);
             assert_eq!((buffer.as_ptr() as usize % ALIGNMENT_BYTES, buffer.len()), (0, length));
+            assert!(buffer.iter().all(|byte| *byte == 0));
         }
     }
 

@@ -78,7 +78,7 @@ fn encoded(table: &dyn Aml) -> Vec<u8> {
 }
 
 fn fadt(dsdt: u64) -> Vec<u8> {
-    let port = |port: u16, bytes: u8, size| GAS::new(AddressSpace::SystemIo, bytes * 8, 0, size, port.into());
+    let port = |port: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into());
     let mut table = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
         .flag(Flags::Wbinvd)
@@ -87,10 +87,10 @@ fn fadt(dsdt: u64) -> Vec<u8> {
         .flag(Flags::ResetRegSup)
         .flag(Flags::Headless)
         .flag(Flags::HwReducedAcpi);
-    table.sleep_control_reg = port(SLEEP_CONTROL, 1, AccessSize::ByteAccess);
-    table.sleep_status_reg = port(SLEEP_STATUS, 1, AccessSize::ByteAccess);
+    table.sleep_control_reg = port(SLEEP_CONTROL);
+    table.sleep_status_reg = port(SLEEP_STATUS);
     table.iapc_boot_arch = BOOT_ARCH.into();
-    table.reset_reg = port(RESET_REGISTER, 1, AccessSize::ByteAccess);
+    table.reset_reg = port(RESET_REGISTER);
     table.reset_value = RESET_VALUE;
     encoded(&table.finalize())
 }

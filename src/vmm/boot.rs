@@ -299,8 +299,7 @@ impl Loader {
             return Err(BootError::TooLarge { path: file.path.clone(), bytes: end, most: LOW_RAM_END });
         }
         if end > ram_bytes {
-            let needed_mib = end.div_ceil(MIB);
-            return Err(BootError::NoRoom { path: file.path.clone(), needed_mib, has_mib: ram_bytes / MIB });
+            return Err(file.no_room(end, ram_bytes));
         }
         let place = |file: &BootFile| initrd::place(file, file.bytes()?, end, last_initrd_address, ram_bytes);
         let initrd = self.initrd.as_ref().map(place).transpose()?;

@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -111,8 +111,9 @@ pub enum MachineError {
     Thread(#[from] io::Error),
 }
 
-/// How the names of network cards begin.
+/// How the names of disks begin.
 const BLOCK: &str = "block-";
+/// How those of network cards do.
 const NET: &str = "net-";
 /// How often a device is told of that fails, or is broken by its driver, again and again.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -213,7 +214,8 @@ impl Machine {
         if backends.len() < self.devices.len() {
             return Err(MachineError::Dead);
         }
-        self.reset_board();
+        // Lines that fall are those of a virtual machine that is gone.
+        let _ = self.board().reset();
         let ram = self.ram.as_ref().expect("a machine has its RAM until it is stopped");
         let vm = Vm::new(self.config.vcpus, ram)?;
         self.begin(vm, backends, false)?;
@@ -237,12 +239,12 @@ impl Machine {
 
     /// Says on the guest's networks where it is now. Returns at once.
     pub fn announce(&self) {
-        self.devices.iter().filter(|device| device.name.starts_with(NET)).for_each(|device| device.link.refresh());
+        self.refresh(NET);
     }
 
     /// Looks again how large every disk is, and tells the guest of those that have changed. Returns at once.
     pub fn measure_disks(&self) {
-        self.devices.iter().filter(|device| device.name.starts_with(BLOCK)).for_each(|device| device.link.refresh());
+        self.refresh(BLOCK);
     }
 
     /// Shows the guest what disk `index` holds, or from now on a capacity of 0; the guest is told. Returns at once.
@@ -289,7 +291,7 @@ impl Machine {
     /// Gives a device the next slot.
     fn plug(&mut self, name: String, right: Right, backend: Backend) -> Result<Backend, MachineError> {
         let (transport, link) = Transport::new(backend.kind())?;
-        let slot = self.board.lock().unwrap_or_else(PoisonError::into_inner).add_virtio(transport)?;
+        let slot = self.board().add_virtio(transport)?;
         self.devices.push(Plugged { name, right, link, slot });
         Ok(backend)
     }
@@ -300,13 +302,13 @@ impl Machine {
         let around = Surroundings {
             cmdline: &self.config.cmdline,
             vcpus: self.config.vcpus,
-            pci_slots: self.board.lock().unwrap_or_else(PoisonError::into_inner).slots(),
+            pci_slots: self.board().slots(),
             ram_is_zero,
         };
         let start = self.loader.load(around, &ram)?;
         start.set_registers(&vm.vcpus[0]).map_err(BootError::Registers)?;
         if let Start::Linux { .. } = start {
-            self.board.lock().unwrap_or_else(PoisonError::into_inner).begin_bare();
+            self.board().begin_bare();
         }
         let links = self.devices.iter().map(|device| (device.slot, device.link.clone())).collect();
         let sockets = Sockets::new(vm.fd.clone(), links)?;
@@ -343,9 +345,13 @@ impl Machine {
         Ok(())
     }
 
-    fn reset_board(&self) {
-        // Lines that fall are those of a virtual machine that is gone.
-        let _ = self.board.lock().unwrap_or_else(PoisonError::into_inner).reset();
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the workers look again whose names begin so.
+    fn refresh(&self, names: &str) {
+        self.devices.iter().filter(|device| device.name.starts_with(names)).for_each(|device| device.link.refresh());
     }
 
     /// Ends all threads; the workers come back with what they work on.

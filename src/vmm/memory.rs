@@ -176,9 +176,7 @@ impl Mapping {
             Ok(Mapping { start, bytes })
         }
     }
-}
 
-impl Mapping {
     /// Touches the first page while this process gets no huge ones: the page table that is then there stays.
     fn begin_with_small_pages(&self) {
         // SAFETY: asking and setting what the process's faults give; the byte lies in the mapping, which nobody else

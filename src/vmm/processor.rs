@@ -22,6 +22,7 @@ const MTRR_ON_WRITE_BACK: u64 = 1 << 11 | 6;
 
 const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
+const MASKED: u32 = 1 << 16;
 const DELIVERY_MODE: u32 = 0b111 << 8;
 const MODE_NMI: u32 = 4 << 8;
 const MODE_EXTINT: u32 = 7 << 8;
@@ -56,13 +57,19 @@ fn set_local_interrupts(vcpu: &VcpuFd) -> Result<(), Error> {
     vcpu.set_lapic(&apic)
 }
 
+/// True when LINT1 of its local APIC is an NMI and not masked (Intel SDM volume 3, 11.5.1).
+pub fn takes_nmis(vcpu: &VcpuFd) -> bool {
+    vcpu.get_lapic().is_ok_and(|apic| local_vector(&apic, LVT_LINT1) & (MASKED | DELIVERY_MODE) == MODE_NMI)
+}
+
 /// Sets a local vector's delivery mode and lets it through.
 fn set_mode(apic: &mut kvm_lapic_state, at: usize, mode: u32) {
-    let register = &mut apic.regs[at..at + 4];
-    let bytes = [0, 1, 2, 3].map(|index| register[index] as u8);
-    const MASKED: u32 = 1 << 16;
-    let value = u32::from_le_bytes(bytes) & !(DELIVERY_MODE | MASKED) | mode;
-    for (register, byte) in register.iter_mut().zip(value.to_le_bytes()) {
+    let value = local_vector(apic, at) & !(DELIVERY_MODE | MASKED) | mode;
+    for (register, byte) in apic.regs[at..at + 4].iter_mut().zip(value.to_le_bytes()) {
         *register = byte as _;
     }
+}
+
+fn local_vector(apic: &kvm_lapic_state, at: usize) -> u32 {
+    u32::from_le_bytes([0, 1, 2, 3].map(|index| apic.regs[at + index] as u8))
 }

@@ -18,6 +18,7 @@ use kvm_bindings::{KVM_EXIT_IO_OUT, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::pace::Turn;
+use super::processor;
 use super::report::Report;
 use super::signal::{Alarm, swallow_kicks, take_kicks_in};
 use super::wiring::Wiring;
@@ -73,23 +74,12 @@ impl<'a> Vcpu<'a> {
     /// Injects an NMI if more were asked for than came. The line from outside is wired to every local APIC's LINT1: the
     /// boot processor takes it always, another where its kernel wants so (Linux: `apic_extnmi=all`).
     fn take_nmi(&mut self, asked: u64) {
-        if std::mem::replace(&mut self.nmis, asked) == asked || (self.index != 0 && !self.listens_for_nmis()) {
+        if std::mem::replace(&mut self.nmis, asked) == asked || (self.index != 0 && !processor::takes_nmis(self.fd)) {
             return;
         }
         if let Err(error) = self.fd.nmi() {
             log::error!("KVM refuses the NMI for processor {}: {error}", self.index);
         }
-    }
-
-    /// True when LINT1 of the local APIC is an NMI and not masked (Intel SDM volume 3, 11.5.1).
-    fn listens_for_nmis(&self) -> bool {
-        const LINT1: usize = 0x360;
-        const MASKED: u32 = 1 << 16;
-        const DELIVERY: u32 = 0b111 << 8;
-        const NMI: u32 = 0b100 << 8;
-        let Ok(apic) = self.fd.get_lapic() else { return false };
-        let bytes: [u8; 4] = std::array::from_fn(|i| apic.regs[LINT1 + i] as u8);
-        u32::from_le_bytes(bytes) & (MASKED | DELIVERY) == NMI
     }
 
     fn step(&mut self) -> Step {

@@ -9,7 +9,7 @@
 //! The bell rings once however often it is pushed: no guest can make a vCPU wait for a disk.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -179,14 +179,6 @@ impl Link {
         }
     }
 
-    /// Waits for `at_most`, or until the worker is told something; true as [`Link::recalled`].
-    pub fn recalled_within(&self, at_most: Duration) -> bool {
-        if !self.recalled() {
-            self.wait(Some(at_most));
-        }
-        self.recalled()
-    }
-
     /// A new start of the machine, at `generation`: nothing was told, nothing is broken. No worker runs.
     pub fn restart(&self, generation: u64) {
         *self.inbox() = Inbox::default();
@@ -231,11 +223,5 @@ impl Link {
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell_fd()
     }
 }

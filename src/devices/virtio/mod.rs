@@ -110,3 +110,11 @@ impl QueueSetup {
         QueueSetup { size: most, most, enabled: false, descriptors: 0, available: 0, used: 0 }
     }
 }
+
+/// Copies what `bytes` has from `offset` on; the rest of `data` stays.
+fn copy(bytes: &[u8], offset: u64, data: &mut [u8]) {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    for (to, from) in data.iter_mut().zip(&bytes[from..]) {
+        *to = *from;
+    }
+}

@@ -139,7 +139,7 @@ impl Transport {
     pub fn bar_read(&mut self, _bar: usize, offset: u64, data: &mut [u8]) {
         data.fill(0);
         match offset {
-            COMMON..INTERRUPT => copy(&self.registers.read(), offset - COMMON, data),
+            COMMON..INTERRUPT => super::copy(&self.registers.read(), offset - COMMON, data),
             INTERRUPT => {
                 if let Some(first) = data.first_mut() {
                     *first = self.link.interrupts().take_status();
@@ -226,12 +226,4 @@ fn structure(cfg_type: u8, offset: u64, length: u32, more: &[u8]) -> Vec<u8> {
     body.extend(length.to_le_bytes());
     body.extend(more);
     body
-}
-
-/// Copies what `bytes` has from `offset` on; the rest of `data` stays.
-fn copy(bytes: &[u8], offset: u64, data: &mut [u8]) {
-    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-    for (to, from) in data.iter_mut().zip(&bytes[from..]) {
-        *to = *from;
-    }
 }

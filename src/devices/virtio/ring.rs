@@ -83,12 +83,12 @@ pub struct Chain {
 impl Chain {
     /// Bytes that the device may read.
     pub fn readable_bytes(&self) -> u64 {
-        self.readable.iter().map(|part| part.bytes as u64).sum()
+        total(&self.readable)
     }
 
     /// Bytes that the device may write.
     pub fn writable_bytes(&self) -> u64 {
-        self.writable.iter().map(|part| part.bytes as u64).sum()
+        total(&self.writable)
     }
 }
 
@@ -125,6 +125,15 @@ impl Places {
             fits.then(|| place.start.wrapping_add(offset as usize))
         })
     }
+
+    /// `part` as memory of this process, for as long as the guest's RAM is there; nothing for an empty one.
+    pub fn vector(&self, part: &Part) -> Result<Option<libc::iovec>, Malformed> {
+        if part.bytes == 0 {
+            return Ok(None);
+        }
+        let start = self.find(part).ok_or(Malformed::Outside)?;
+        Ok(Some(libc::iovec { iov_base: start.cast(), iov_len: part.bytes }))
+    }
 }
 
 /// A descriptor as it stands in memory (2.7.5), little endian.
@@ -154,6 +163,11 @@ pub struct Ring {
     places: Places,
     /// An indirect table, while its chain is read.
     table: Vec<Descriptor>,
+}
+
+/// The one queue of a device that was started.
+pub fn open_first(started: &Started, memory: &GuestMemoryMmap) -> Result<Ring, Malformed> {
+    open_all(started, memory)?.into_iter().next().flatten().ok_or(Malformed::Queue)
 }
 
 /// The queues of a device that was started, in order; nothing for one that the driver did not enable.
@@ -325,14 +339,19 @@ impl Ring {
     }
 }
 
-/// Adds the memory of `part` to `iovecs`, for a system call made before the guest's RAM can go away. How many bytes that
-/// are.
-pub fn pieces(part: Part, iovecs: &mut Vec<libc::iovec>, memory: &GuestMemoryMmap) -> Result<usize, Malformed> {
-    if part.bytes > 0 {
-        let slice = memory.get_slice(part.address, part.bytes).map_err(|_| Malformed::Outside)?;
-        iovecs.push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
+/// Bytes in `parts`.
+pub fn total(parts: &[Part]) -> u64 {
+    parts.iter().map(|part| part.bytes as u64).sum()
+}
+
+/// Copies `bytes` to the front of `parts`, as far as there is room.
+pub fn put(mut bytes: &[u8], parts: &[Part], memory: &GuestMemoryMmap) -> Result<(), Malformed> {
+    for part in parts {
+        let (now, rest) = bytes.split_at(part.bytes.min(bytes.len()));
+        memory.write_slice(now, part.address).map_err(|_| Malformed::Outside)?;
+        bytes = rest;
     }
-    Ok(part.bytes)
+    Ok(())
 }
 
 /// Copies from the front of `parts` into `data`; what was copied is cut off them. How many bytes that were.
@@ -343,8 +362,7 @@ pub fn take(parts: &mut Vec<Part>, data: &mut [u8], memory: &GuestMemoryMmap) ->
         let length = part.bytes.min(data.len() - done);
         memory.read_slice(&mut data[done..done + length], part.address).map_err(|_| Malformed::Outside)?;
         done += length;
-        part.bytes -= length;
-        part.address = GuestAddress(part.address.0.wrapping_add(length as u64));
+        *part = part.after(length);
         if part.bytes > 0 {
             break;
         }

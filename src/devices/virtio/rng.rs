@@ -1,12 +1,10 @@
 //! A source of entropy (virtio 1.2, 5.4): random bytes from the host's kernel, for a guest that has just started.
 
-use vm_memory::Bytes;
-
 use super::backend::Host;
 use super::link::Work;
 use super::pci::Kind;
-use super::ring::{Malformed, Ring};
-use super::{F_EVENT_IDX, F_INDIRECT_DESC, Started};
+use super::ring::{self, Malformed, Ring};
+use super::{F_EVENT_IDX, F_INDIRECT_DESC};
 
 const DEVICE_ID: u16 = 4;
 /// PCI class: none of the others.
@@ -49,7 +47,10 @@ impl Rng {
                     host.link.let_go(generation);
                     Ok(())
                 }
-                Work::Start(started) => self.start(&started, host).and_then(|()| self.serve(host)),
+                Work::Start(started) => ring::open_first(&started, host.memory).and_then(|ring| {
+                    self.ring = Some(ring);
+                    self.serve(host)
+                }),
                 Work::Rung => self.serve(host),
                 Work::Refresh => Ok(()),
             };
@@ -58,12 +59,6 @@ impl Rng {
                 host.break_down(malformed);
             }
         }
-    }
-
-    fn start(&mut self, started: &Started, host: &Host<'_>) -> Result<(), Malformed> {
-        let setup = started.queues.first().ok_or(Malformed::Queue)?;
-        self.ring = Some(Ring::open(setup, started.features & F_EVENT_IDX != 0, host.memory)?);
-        Ok(())
     }
 
     fn serve(&mut self, host: &Host<'_>) -> Result<(), Malformed> {
@@ -79,12 +74,7 @@ impl Rng {
                     ring.undo_next();
                     return Ok(());
                 }
-                let mut rest = &random[..wanted];
-                for part in &chain.writable {
-                    let (now, later) = rest.split_at(part.bytes.min(rest.len()));
-                    host.memory.write_slice(now, part.address).map_err(|_| Malformed::Outside)?;
-                    rest = later;
-                }
+                ring::put(&random[..wanted], &chain.writable, host.memory)?;
                 ring.used(chain.head, wanted as u32, host.memory)?;
             }
             if ring.wants_interrupt(host.memory)? {

@@ -45,11 +45,7 @@ impl Settings {
 
     /// The driver reads from `offset` on; what lies past the end is left as it was.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
-        let state = self.lock();
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(state.bytes.len());
-        for (to, from) in data.iter_mut().zip(&state.bytes[from..]) {
-            *to = *from;
-        }
+        super::copy(&self.lock().bytes, offset, data);
     }
 
     /// The driver writes from `offset` on; true when a byte that it may write has changed.

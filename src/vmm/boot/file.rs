@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
-use super::BootError;
+use super::{BootError, MIB};
 
 /// What RAM is cleared with.
 pub(super) static ZEROS: [u8; 4096] = [0; 4096];
@@ -71,6 +71,12 @@ impl BootFile {
     pub fn reader(&self, zeros: Vec<Range<u64>>, ram_is_zero: bool) -> Result<Reader, BootError> {
         let file = self.file.try_clone().map_err(|error| self.unreadable(error))?;
         Ok(Reader { file, at: 0, zeros, ram_is_zero })
+    }
+
+    /// It would fit into `needed_bytes` of guest memory; there are `ram_bytes`.
+    pub fn no_room(&self, needed_bytes: u64, ram_bytes: u64) -> BootError {
+        let (needed_mib, has_mib) = (needed_bytes.div_ceil(MIB), ram_bytes / MIB);
+        BootError::NoRoom { path: self.path.clone(), needed_mib, has_mib }
     }
 
     pub fn damaged(&self, what: impl Into<String>) -> BootError {

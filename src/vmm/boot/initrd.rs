@@ -11,7 +11,6 @@ use crate::devices::board::LOW_RAM_END;
 const PAGE_BYTES: u64 = 4096;
 /// Where an initrd ends at the latest for kernels that do not say: what Linux says on x86-64.
 pub(super) const LAST_ADDRESS: u64 = 0x7fff_ffff;
-const MIB: u64 = 1 << 20;
 
 /// Where an initrd of `bytes` goes in a machine with `ram_bytes`, above `kernel_end` and not past `last_address`.
 pub(super) fn place(
@@ -30,8 +29,7 @@ pub(super) fn place(
         return Err(BootError::TooLarge { path: file.path.clone(), bytes, most: most.saturating_sub(kernel_end) });
     }
     if needed > ram_bytes {
-        let needed_mib = needed.div_ceil(MIB);
-        return Err(BootError::NoRoom { path: file.path.clone(), needed_mib, has_mib: ram_bytes / MIB });
+        return Err(file.no_room(needed, ram_bytes));
     }
     let start = (most.min(ram_bytes) - bytes) / PAGE_BYTES * PAGE_BYTES;
     Ok(start..start + bytes)

@@ -1,11 +1,6 @@
 //! Memory of our own between guest RAM and disk: for what O_DIRECT does not take as it is.
 
-use std::ptr::NonNull;
-
 use libc::iovec;
-
-/// What is assumed of memory where the kernel does not say (before Linux 6.1): right for every common disk.
-pub const ALIGN_BYTES: usize = 4096;
 
 /// Bytes in `vectors`.
 pub fn total(vectors: &[iovec]) -> usize {
@@ -87,47 +82,6 @@ pub fn gather(data: &mut [u8], vectors: &[iovec], skip: usize) {
     });
 }
 
-/// An aligned buffer, zeroed.
-#[derive(Debug)]
-pub struct Bounce {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-impl Bounce {
-    /// A buffer of so many bytes.
-    pub fn new(bytes: usize) -> Bounce {
-        let layout = Bounce::layout(bytes);
-        // SAFETY: the layout is never empty.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
-        Bounce { start, bytes }
-    }
-
-    /// From byte `skip` on, as one vector.
-    pub fn vector(&self, skip: usize, bytes: usize) -> iovec {
-        debug_assert!(skip + bytes <= self.bytes, "inside the buffer");
-        iovec { iov_base: self.start.as_ptr().wrapping_add(skip).cast(), iov_len: bytes }
-    }
-
-    /// Its bytes. Nobody may ask while a request of the kernel's is under way on it.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: allocated with this length in `new`, and borrowed as long as the result.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
-    }
-
-    fn layout(bytes: usize) -> std::alloc::Layout {
-        std::alloc::Layout::from_size_align(bytes.max(1), ALIGN_BYTES).expect("a piece of a request is no great size")
-    }
-}
-
-impl Drop for Bounce {
-    fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout.
-        unsafe { std::alloc::dealloc(self.start.as_ptr(), Bounce::layout(self.bytes)) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,13 +124,5 @@ mod tests {
         assert_eq!(lengths(first(&pieces, 20)), [4, 8, 8]);
         assert_eq!(lengths(first(&pieces, 3)), [4], "one at least");
         assert!(first(&[], 3).is_empty());
-    }
-
-    #[test]
-    fn a_bounce_is_aligned_and_zero() {
-        let mut bounce = Bounce::new(5000);
-        assert!((bounce.vector(0, 1).iov_base as usize).is_multiple_of(ALIGN_BYTES));
-        assert!(bounce.bytes().iter().all(|byte| *byte == 0));
-        assert_eq!(bounce.bytes().len(), 5000);
     }
 }

@@ -3,15 +3,13 @@
 //! O_DIRECT keeps a guest's writes out of this host's page cache, from where they could reach the disk
 //! long after the host has lost the right to write. A file system that refuses it is refused.
 
-use std::ffi::CString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::bounce::ALIGN_BYTES;
+use crate::storage::file::{ALIGNMENT_BYTES, DirectAlignment, direct_alignment};
 
 /// Unit of virtio block addresses and lengths (virtio 1.2, 5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
@@ -96,10 +94,9 @@ impl Disk {
             Some(libc::EINVAL) => DiskError::NoDirect { path: path.into() },
             _ => failed(source),
         })?;
-        let (memory_align, block_bytes) = match direct_alignment(path).map_err(failed)? {
-            Alignment::Said(memory, offset) => (memory, offset),
-            Alignment::Unsaid => (ALIGN_BYTES, ALIGN_BYTES),
-            Alignment::NoDirect => return Err(DiskError::NoDirect { path: path.into() }),
+        let said = direct_alignment(&file).map_err(failed)?;
+        let Some((memory_align, block_bytes)) = alignment(said) else {
+            return Err(DiskError::NoDirect { path: path.into() });
         };
         let plain = Geometry {
             read_only,
@@ -189,30 +186,16 @@ impl Limits {
     }
 }
 
-enum Alignment {
-    Said(usize, usize),
-    Unsaid,
-    NoDirect,
-}
-
-/// What `statx` says of O_DIRECT (Linux 6.1): alignment of memory and of file offsets.
-fn direct_alignment(path: &Path) -> io::Result<Alignment> {
-    let name = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all-zero bytes are a valid `statx`.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: a NUL-terminated path and a structure of the kernel's layout.
-    let result = unsafe { libc::statx(libc::AT_FDCWD, name.as_ptr(), 0, libc::STATX_DIOALIGN, &mut found) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let (memory, offset) = (found.stx_dio_mem_align as usize, found.stx_dio_offset_align as usize);
-    if found.stx_mask & libc::STATX_DIOALIGN == 0 {
-        return Ok(Alignment::Unsaid);
-    }
+/// What memory has to be aligned to, and the least block, in bytes; nothing where there is no O_DIRECT. What is not said,
+/// or cannot be meant, is taken to be what is right for every common disk.
+fn alignment(said: Option<DirectAlignment>) -> Option<(usize, usize)> {
+    const COMMON: (usize, usize) = (ALIGNMENT_BYTES, ALIGNMENT_BYTES);
+    let Some(said) = said else { return Some(COMMON) };
+    let (memory, offset) = (said.memory_bytes as usize, said.offset_bytes as usize);
     if memory == 0 || offset == 0 {
-        return Ok(Alignment::NoDirect);
+        return None;
     }
     let fits =
-        offset.is_power_of_two() && offset <= MOST_BLOCK_BYTES && memory.is_power_of_two() && memory <= ALIGN_BYTES;
-    Ok(if fits { Alignment::Said(memory, offset.max(SECTOR_BYTES as usize)) } else { Alignment::Unsaid })
+        offset.is_power_of_two() && offset <= MOST_BLOCK_BYTES && memory.is_power_of_two() && memory <= ALIGNMENT_BYTES;
+    Some(if fits { (memory, offset.max(SECTOR_BYTES as usize)) } else { COMMON })
 }

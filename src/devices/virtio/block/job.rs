@@ -16,9 +16,10 @@ use std::io;
 use libc::iovec;
 use vm_memory::GuestAddress;
 
-use super::bounce::{self, Bounce};
+use super::bounce;
 use super::disk::{Geometry, SECTOR_BYTES};
 use super::{Request, Span, Status, Wish};
+use crate::storage::file::Buffer;
 use crate::storage::gate::Grant;
 
 const PIECE_BYTES: usize = 256 << 10;
@@ -100,7 +101,7 @@ struct Bounced {
     write: bool,
     done: usize,
     piece: Piece,
-    bounce: Bounce,
+    bounce: Buffer,
     /// The one vector of the submission under way; on the heap, where it stays.
     vector: Vec<iovec>,
 }
@@ -274,7 +275,7 @@ impl Job {
 
 impl Bounced {
     fn new(at: u64, bytes: usize, vectors: Option<Vec<iovec>>, write: bool) -> Bounced {
-        let (piece, bounce) = (Piece::default(), Bounce::new(1));
+        let (piece, bounce) = (Piece::default(), Buffer::zeroed(0));
         Bounced { at, bytes, vectors, write, done: 0, piece, bounce, vector: Vec::with_capacity(1) }
     }
 
@@ -284,7 +285,7 @@ impl Bounced {
         }
         let Piece { start, window, moved, storing, .. } = self.piece;
         self.vector.clear();
-        self.vector.push(self.bounce.vector(moved, window - moved));
+        self.vector.push(iovec { iov_base: self.bounce[moved..].as_mut_ptr().cast(), iov_len: window - moved });
         op(start + moved as u64, &self.vector, storing, durable)
     }
 
@@ -294,7 +295,7 @@ impl Bounced {
         let start = at / block * block;
         let window = ((at + bytes as u64).next_multiple_of(block) - start) as usize;
         let skip = (at - start) as usize;
-        self.bounce = Bounce::new(window);
+        self.bounce = Buffer::zeroed(window);
         self.piece = Piece { start, window, skip, bytes, moved: 0, storing: false };
         if self.write && skip == 0 && window == bytes {
             self.fill();
@@ -304,7 +305,7 @@ impl Bounced {
     /// Puts the guest's data into the window, which is to be written.
     fn fill(&mut self) {
         let Piece { skip, bytes, .. } = self.piece;
-        let room = &mut self.bounce.bytes()[skip..skip + bytes];
+        let room = &mut self.bounce[skip..skip + bytes];
         match &self.vectors {
             Some(vectors) => bounce::gather(room, vectors, self.done),
             None => room.fill(0),
@@ -325,7 +326,7 @@ impl Bounced {
             return false;
         }
         if let Some(vectors) = self.vectors.as_ref().filter(|_| !self.write) {
-            bounce::scatter(&self.bounce.bytes()[skip..skip + bytes], vectors, self.done);
+            bounce::scatter(&self.bounce[skip..skip + bytes], vectors, self.done);
         }
         self.done += bytes;
         self.piece = Piece::default();

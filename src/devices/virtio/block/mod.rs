@@ -20,13 +20,11 @@ mod plain;
 mod uring;
 pub mod worker;
 
-use std::ops::Range;
-
 use libc::iovec;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::pci::Kind;
-use super::ring::{self, Chain, Malformed, Part, Places};
+use super::ring::{self, Chain, Malformed, Part, Places, total};
 use super::{F_EVENT_IDX, F_INDIRECT_DESC};
 use disk::{Geometry, SECTOR_BYTES};
 
@@ -103,13 +101,9 @@ pub fn kind(geometry: &Geometry, sectors: u64) -> Kind {
             | F_INDIRECT_DESC
             | F_EVENT_IDX,
         config: config(geometry, sectors),
-        writable: writable(),
+        writable: CONFIG_WRITEBACK..CONFIG_WRITEBACK + 1,
         queues: vec![QUEUE_ENTRIES],
     }
-}
-
-fn writable() -> Range<usize> {
-    CONFIG_WRITEBACK..CONFIG_WRITEBACK + 1
 }
 
 fn config(geometry: &Geometry, sectors: u64) -> Vec<u8> {
@@ -258,17 +252,9 @@ fn span(raw: &[u8; RANGE_BYTES], zero: bool, sectors: u64) -> Result<Span, Statu
     }
 }
 
-fn total(parts: &[Part]) -> u64 {
-    parts.iter().map(|part| part.bytes as u64).sum()
-}
-
 /// The parts as memory of this process; empty ones left out.
 fn vectors(parts: &[Part], places: &Places) -> Result<Vec<iovec>, Malformed> {
-    let vector = |part: &Part| {
-        let start = places.find(part).ok_or(Malformed::Outside)?;
-        Ok(iovec { iov_base: start.cast(), iov_len: part.bytes })
-    };
-    parts.iter().filter(|part| part.bytes > 0).map(vector).collect()
+    parts.iter().filter_map(|part| places.vector(part).transpose()).collect()
 }
 
 fn take_status(parts: &mut Vec<Part>) -> Result<GuestAddress, Malformed> {

@@ -19,11 +19,11 @@ use super::disk::Disk;
 use super::engine::{Answer, Engine, Wait, Way};
 use super::job::{Job, Next, Op};
 use super::{CONFIG_CAPACITY, CONFIG_WRITEBACK, F_CONFIG_WCE, F_FLUSH, Status, Wish, bounce};
+use crate::devices::virtio::Started;
 use crate::devices::virtio::backend::Host;
 use crate::devices::virtio::link::Work;
 use crate::devices::virtio::pci::Kind;
-use crate::devices::virtio::ring::{Malformed, Ring};
-use crate::devices::virtio::{F_EVENT_IDX, Started};
+use crate::devices::virtio::ring::{self, Malformed, Ring};
 
 /// Most requests under way: with the bell's poll they make up a power of two, which is what a ring has.
 const MOST_JOBS: usize = 255;
@@ -133,8 +133,7 @@ impl<'a> Service<'a> {
     }
 
     fn start(&self, started: &Started) -> Result<Running, Malformed> {
-        let setup = started.queues.first().ok_or(Malformed::Queue)?;
-        let ring = Ring::open(setup, started.features & F_EVENT_IDX != 0, self.host.memory)?;
+        let ring = ring::open_first(started, self.host.memory)?;
         let (flushes, sees_writeback) = (started.features & F_FLUSH != 0, started.features & F_CONFIG_WCE != 0);
         Ok(Running { ring, flushes, sees_writeback })
     }

@@ -12,12 +12,12 @@
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 
-use vm_memory::{Bytes, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
 use super::header::{HEADER_BYTES, Header};
 use super::tap::{Offloads, Tap};
 use super::{ETHERNET_BYTES, MOST_FRAME_BYTES};
-use crate::devices::virtio::ring::{Chain, Malformed, Part, Ring, pieces};
+use crate::devices::virtio::ring::{self, Chain, Malformed, Ring};
 
 /// Most pieces of memory that are held at a time: the kernel takes 1024, of which the header and the end are two.
 const MOST_PIECES: usize = 1022;
@@ -91,10 +91,10 @@ impl Receiver {
         let mut header = Header::default();
         let mut end = [0u8; 1];
         let mut iovecs = vec![libc::iovec { iov_base: header.0.as_mut_ptr().cast(), iov_len: HEADER_BYTES }];
-        let capacity = self.add_places(&mut iovecs, memory)?;
+        let capacity = self.add_places(&mut iovecs)?;
         // Only a frame that is cut reaches this byte.
         iovecs.push(libc::iovec { iov_base: end.as_mut_ptr().cast(), iov_len: end.len() });
-        // SAFETY: header and end are ours; the others are guest RAM, which was looked up just now.
+        // SAFETY: header and end are ours; the others are guest RAM, which `memory` keeps there.
         let bytes = match unsafe { tap.read_into(&iovecs) } {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Looked::Dry),
@@ -113,7 +113,7 @@ impl Receiver {
         let used = self.cut(bytes);
         match header.for_guest(self.offloads, used.len() as u16) {
             Some(header) => {
-                put(&header.0, &self.held[0].writable, memory)?;
+                ring::put(&header.0, &self.held[0].writable, memory)?;
                 self.ring.used_together(&used, memory)?;
                 for chain in self.held.drain(..used.len()) {
                     self.pieces -= chain.writable.len();
@@ -151,13 +151,15 @@ impl Receiver {
     }
 
     /// Where a frame goes, after its header; how many bytes there are with it.
-    fn add_places(&self, iovecs: &mut Vec<libc::iovec>, memory: &GuestMemoryMmap) -> Result<usize, Malformed> {
+    fn add_places(&self, iovecs: &mut Vec<libc::iovec>) -> Result<usize, Malformed> {
         let mut skip = HEADER_BYTES;
         let mut bytes = HEADER_BYTES;
         for part in self.held.iter().flat_map(|chain| &chain.writable) {
             let skipped = skip.min(part.bytes);
             skip -= skipped;
-            bytes += pieces(part.after(skipped), iovecs, memory)?;
+            let part = part.after(skipped);
+            iovecs.extend(self.ring.places().vector(&part)?);
+            bytes += part.bytes;
         }
         Ok(bytes)
     }
@@ -175,14 +177,4 @@ impl Receiver {
         }
         used
     }
-}
-
-/// Writes `bytes` at the beginning of `parts`.
-fn put(mut bytes: &[u8], parts: &[Part], memory: &GuestMemoryMmap) -> Result<(), Malformed> {
-    for part in parts {
-        let (now, rest) = bytes.split_at(part.bytes.min(bytes.len()));
-        memory.write_slice(now, part.address).map_err(|_| Malformed::Outside)?;
-        bytes = rest;
-    }
-    Ok(())
 }

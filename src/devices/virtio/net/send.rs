@@ -8,7 +8,7 @@ use vm_memory::GuestMemoryMmap;
 use super::MOST_FRAME_BYTES;
 use super::header::{HEADER_BYTES, Header};
 use super::tap::Tap;
-use crate::devices::virtio::ring::{self, Chain, Malformed, Ring, pieces};
+use crate::devices::virtio::ring::{self, Chain, Malformed, Ring};
 
 /// Most pieces of memory in one frame; the kernel takes one more, the header.
 const MOST_PIECES: usize = 1023;
@@ -81,9 +81,9 @@ impl Sender {
         let Some(mut header) = header.from_guest(self.features, bytes) else { return Ok(false) };
         let mut iovecs = vec![libc::iovec { iov_base: header.0.as_mut_ptr().cast(), iov_len: HEADER_BYTES }];
         for part in &chain.readable {
-            pieces(*part, &mut iovecs, memory)?;
+            iovecs.extend(self.ring.places().vector(part)?);
         }
-        // SAFETY: the header is ours; the others are guest RAM, which was looked up just now.
+        // SAFETY: the header is ours; the others are guest RAM, which `memory` keeps there.
         Ok(unsafe { tap.write_from(&iovecs) }.is_ok())
     }
 }

@@ -254,17 +254,13 @@ impl Rig {
         self.memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
         bytes
     }
-}
 
-impl Rig {
     /// As a machine that stops.
     pub fn stop(&mut self) {
         self.link.stop();
         self.worker.take().unwrap().join().unwrap();
     }
-}
 
-impl Rig {
     /// Waits for the worker's end; true when that is a panic.
     pub fn dies(&mut self) -> bool {
         self.worker.take().unwrap().join().is_err()

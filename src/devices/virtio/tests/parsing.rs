@@ -8,7 +8,7 @@ use crate::devices::virtio::QueueSetup;
 use crate::devices::virtio::block::{self, disk::Geometry};
 use crate::devices::virtio::net::control::Control;
 use crate::devices::virtio::net::header::Header;
-use crate::devices::virtio::ring::{Malformed, Ring, pieces, take};
+use crate::devices::virtio::ring::{Malformed, Ring, take};
 
 const RAM_BYTES: usize = 0x1_0000;
 const ENTRIES: u16 = 8;
@@ -74,7 +74,7 @@ fn read_all(ring: &mut Ring, memory: &GuestMemoryMmap) -> Result<usize, Malforme
         assert!(chains <= 2 * usize::from(ENTRIES), "a queue holds no more than its entries");
         let mut iovecs = Vec::new();
         for part in chain.readable.iter().chain(&chain.writable) {
-            pieces(*part, &mut iovecs, memory)?;
+            iovecs.extend(ring.places().vector(part)?);
         }
         let bytes: usize = iovecs.iter().map(|piece| piece.iov_len).sum();
         assert_eq!(bytes as u64, chain.readable_bytes() + chain.writable_bytes());
