@@ -220,6 +220,8 @@ impl Ring {
                     return Err(Malformed::Chain);
                 }
                 self.read_table(&descriptor, memory)?;
+                chain.readable.reserve(self.table.len());
+                chain.writable.reserve(self.table.len());
                 (index, indirect) = (0, true);
                 continue;
             }
@@ -329,7 +331,14 @@ impl Ring {
 
     /// The worker looks at the queue by itself: the driver need not ring.
     pub fn look(&mut self, memory: &GuestMemoryMmap) -> Result<(), Malformed> {
-        self.queue.disable_notification(memory).map_err(|_| Malformed::Queue)
+        if !self.queue.event_idx_enabled() {
+            return self.queue.disable_notification(memory).map_err(|_| Malformed::Queue);
+        }
+        // The event index lies behind: the driver reaches it when the index has gone round once (2.7.10).
+        let behind = self.queue.next_avail().wrapping_sub(1);
+        let at = USED_RING + 8 * u64::from(self.queue.size());
+        let place = GuestAddress(self.queue.used_ring().wrapping_add(at));
+        memory.store(behind.to_le(), place, Ordering::Relaxed).map_err(|_| Malformed::Queue)
     }
 
     /// The worker is going to wait: the driver has to ring for what it adds from now on. True when it has added

@@ -1,25 +1,35 @@
-# How fast a guest's disk is beside QEMU's microvm: one RAM-backed block device of the host, one guest kernel, one load.
+# How fast a guest's disk is beside QEMU's microvm: the same block devices of the host, one guest kernel, one load.
 # lab: memory=1536 timeout=1500 silence=100 icount
 . /lab/host.sh
 
-# What a load is, how many requests, and how many times as fast as QEMU it has to be, in hundredths.
-loads="sync:1500:150 write:1500:100 read:1500:100 deep-write:4000:120 deep-read:4000:120 long-write:48:120 long-read:48:120"
+# Which disk, what load, how many requests, and how many times as fast as QEMU it has to be, in hundredths. `ram` is brd, which
+# copies; `null` is null_blk, which moves nothing: what is left of a request of 1 MiB is what the kernels and the VMM make of it.
+loads="ram:sync:1500:150 ram:write:1500:100 ram:read:1500:100 ram:deep-write:4000:120 ram:deep-read:4000:120
+    ram:long-write:256:110 ram:long-read:256:110 ram:page-write:256:120 ram:page-read:256:120
+    null:long-write:256:115 null:long-read:256:115 null:page-write:256:115 null:page-read:256:115"
 
 modprobe brd rd_nr=1 rd_size=16384
-disk=/dev/ram0
-[ -b $disk ] || die "No $disk"
-dd if=/dev/zero of=$disk bs=1M count=16 2>/dev/null
+modprobe null_blk nr_devices=1 gb=1 max_sectors=2048
+ram=/dev/ram0 null=/dev/nullb0
+[ -b $ram ] && [ -b $null ] || die "No $ram, or no $null"
+dd if=/dev/zero of=$ram bs=1M count=16 2>/dev/null
 
 # By the kernel's log, which needs no interrupt: microvm's serial port has none. A reset ends both machines.
 guest_initrd load generic <<END
 modprobe -a virtio_pci virtio_blk
 insmod /virtio_mmio.ko
 say() { sed 's/^/<0>/' >/dev/kmsg; }
+# By their sizes: which is the first is the VMM's choice.
+ram=/dev/vda null=/dev/vdb
+[ "\$(cat /sys/block/vda/size)" = 32768 ] || { ram=/dev/vdb null=/dev/vda; }
 # The first one warms up.
-/load /dev/vda sync 300 2>&1 | grep -v BENCH | say
-for load in $loads; do
-    what=\${load%%:*} count=\${load#*:}
-    /load /dev/vda \$what \${count%:*} 2>&1 | say
+/load \$ram sync 300 2>&1 | grep -v BENCH | say
+for load in $(echo $loads); do
+    IFS=: read -r disk what count due <<LOAD
+\$load
+LOAD
+    eval "device=\\$\$disk"
+    /load \$device \$what \$count 2>&1 | sed "s/BENCH /BENCH \$disk:/" | say
 done
 echo GUEST end | say
 reboot -f
@@ -37,26 +47,28 @@ cat "$library"/qemu/* >/dev/null
 qemu-system-x86_64 --version >/dev/null
 duplexvm --version >/dev/null
 
-guest ours 600 --kernel $kernel --initrd load.cpio --memory 256MiB --disk "$disk" --cmdline "$cmdline" \
-    --on-reset exit
+guest ours 600 --kernel $kernel --initrd load.cpio --memory 256MiB --disk $ram --disk $null \
+    --cmdline "$cmdline" --on-reset exit
 expect "The load runs under duplexvm" 14 'GUEST end'
 cp "$log" /tmp/ours
 
 log=/tmp/theirs
 timeout -s KILL 900 qemu-system-x86_64 -L "$library/qemu" -nodefaults -no-user-config -M microvm,acpi=on -accel kvm -cpu host \
     -m 256 -display none -serial stdio -no-reboot -kernel $kernel -initrd load.cpio -append "$cmdline" \
-    -drive "file=$disk,format=raw,if=none,id=disk,cache=none,aio=native" -device virtio-blk-device,drive=disk >"$log" 2>&1 </dev/null
+    -drive "file=$ram,format=raw,if=none,id=ram,cache=none,aio=native" -device virtio-blk-device,drive=ram \
+    -drive "file=$null,format=raw,if=none,id=null,cache=none,aio=native" -device virtio-blk-device,drive=null \
+    >"$log" 2>&1 </dev/null
 code=$?
 expect "The load runs under QEMU" 0 'GUEST end'
 
 # rate LOG WHAT: requests a second.
 rate() { tr -d '\r' <"$1" | sed -n "s/.*BENCH $2 //p" | { read -r count ns && echo $((count * 1000000000 / ns)); }; }
 for load in $loads; do
-    what=${load%%:*} due=${load##*:}
+    due=${load##*:} what=${load%:*:*}
     ours=$(rate /tmp/ours "$what") theirs=$(rate /tmp/theirs "$what")
     log=
     if [ -z "$ours" ] || [ -z "$theirs" ]; then fail "$what: no figure"; continue; fi
     ratio=$((ours * 100 / theirs))
-    text=$(printf '%-10s %6d/s, QEMU %6d/s: %d.%02d times' "$what" "$ours" "$theirs" $((ratio / 100)) $((ratio % 100)))
+    text=$(printf '%-15s %6d/s, QEMU %6d/s: %d.%02d times' "$what" "$ours" "$theirs" $((ratio / 100)) $((ratio % 100)))
     if [ "$ratio" -ge "$due" ]; then ok "$text"; else fail "$text, $((due / 100)).$((due % 100)) are due"; fi
 done

@@ -5,18 +5,24 @@
 //! | `sync` | 4 KiB written with O_SYNC, one at a time |
 //! | `write`, `read` | 4 KiB, one at a time |
 //! | `deep-write`, `deep-read` | 4 KiB, 32 under way (Linux AIO) |
-//! | `long-write`, `long-read` | 1 MiB, one after another |
+//! | `long-write`, `long-read` | 1 MiB, one after another, of memory in one piece |
+//! | `page-write`, `page-read` | the same of 256 pages that do not lie side by side, as a page cache's |
 //!
 //! All O_DIRECT, over the first 8 MiB of the device: in a fixed disorder, the long ones in order. Prints
 //! `BENCH WHAT COUNT NANOSECONDS`.
+//!
+//! Where the pages of a program lie is luck, and costs a disk's back end much or little; here it is chosen.
 
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ffi::c_long;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::time::Instant;
 
+const MADVISE: c_long = 28;
+const MADV_HUGEPAGE: c_long = 14;
 const IO_SETUP: c_long = 206;
 const IO_GETEVENTS: c_long = 208;
 const IO_SUBMIT: c_long = 209;
@@ -27,6 +33,7 @@ const PAGE: usize = 4096;
 const LONG: usize = 1 << 20;
 const SPACE: usize = 8 << 20;
 const DEPTH: usize = 32;
+const HUGE_PAGE: usize = 2 << 20;
 
 unsafe extern "C" {
     fn syscall(number: c_long, ...) -> c_long;
@@ -66,17 +73,16 @@ fn fail(why: &str) -> ! {
 fn run(device: &str, what: &str, count: usize) -> io::Result<u128> {
     let sync = if what == "sync" { O_SYNC } else { 0 };
     let disk = OpenOptions::new().read(true).write(true).custom_flags(O_DIRECT | sync).open(device)?;
-    let mut room = vec![0xa5; LONG + PAGE];
-    let skip = room.as_ptr().align_offset(PAGE);
-    let memory = &mut room[skip..skip + LONG];
+    let memory = huge_page()?;
     let began = Instant::now();
     match what {
         "sync" | "write" => (0..count).try_for_each(|n| disk.write_all_at(&memory[..PAGE], place(n)))?,
         "read" => (0..count).try_for_each(|n| disk.read_exact_at(&mut memory[..PAGE], place(n)))?,
         "deep-write" => deep(&disk, memory, 1, count)?,
         "deep-read" => deep(&disk, memory, 0, count)?,
-        "long-write" => (0..count).try_for_each(|n| disk.write_all_at(memory, (n * LONG % SPACE) as u64))?,
-        "long-read" => (0..count).try_for_each(|n| disk.read_exact_at(memory, (n * LONG % SPACE) as u64))?,
+        "long-write" => (0..count).try_for_each(|n| disk.write_all_at(&memory[..LONG], long_place(n)))?,
+        "long-read" => (0..count).try_for_each(|n| disk.read_exact_at(&mut memory[..LONG], long_place(n)))?,
+        "page-write" | "page-read" => pages(&disk, memory, what == "page-write", count)?,
         _ => return Err(io::Error::other("no such load")),
     }
     Ok(began.elapsed().as_nanos())
@@ -85,6 +91,45 @@ fn run(device: &str, what: &str, count: usize) -> io::Result<u128> {
 /// Where the `n`th request of 4 KiB goes.
 fn place(n: usize) -> u64 {
     (n.wrapping_mul(2_654_435_761) % (SPACE / PAGE) * PAGE) as u64
+}
+
+fn long_place(n: usize) -> u64 {
+    (n * LONG % SPACE) as u64
+}
+
+/// A huge page of memory, or as much in small ones where the kernel has none left.
+fn huge_page() -> io::Result<&'static mut [u8]> {
+    let layout = Layout::from_size_align(HUGE_PAGE, HUGE_PAGE).map_err(io::Error::other)?;
+    // SAFETY: the layout is not empty; what was allocated is zero and stays to the end.
+    let memory = unsafe {
+        let start = alloc_zeroed(layout);
+        if start.is_null() {
+            handle_alloc_error(layout);
+        }
+        must(syscall(MADVISE, start, HUGE_PAGE, MADV_HUGEPAGE))?;
+        std::slice::from_raw_parts_mut(start, HUGE_PAGE)
+    };
+    memory.fill(0xa5);
+    Ok(memory)
+}
+
+/// Requests of every second page of `memory`.
+fn pages(mut disk: &File, memory: &mut [u8], write: bool, count: usize) -> io::Result<()> {
+    for n in 0..count {
+        disk.seek(SeekFrom::Start(long_place(n)))?;
+        let bytes = if write {
+            let parts: Vec<_> = memory.chunks(2 * PAGE).map(|chunk| IoSlice::new(&chunk[..PAGE])).collect();
+            disk.write_vectored(&parts)?
+        } else {
+            let mut parts: Vec<_> =
+                memory.chunks_mut(2 * PAGE).map(|chunk| IoSliceMut::new(&mut chunk[..PAGE])).collect();
+            disk.read_vectored(&mut parts)?
+        };
+        if bytes != LONG {
+            return Err(io::Error::other("not all of 1 MiB was moved at once"));
+        }
+    }
+    Ok(())
 }
 
 fn deep(disk: &File, memory: &mut [u8], opcode: u16, count: usize) -> io::Result<()> {

@@ -1,4 +1,4 @@
-# A guest's disk that is slow, grows, is discarded and zeroed; what one disk does holds no other up, nor the watchdog.
+# A guest's disk that is slow, grows, is discarded and zeroed; what one disk does holds no other up.
 # lab: memory=1024 timeout=600
 . /lab/host.sh
 

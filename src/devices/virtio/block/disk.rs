@@ -70,6 +70,17 @@ pub struct Geometry {
     pub zero_align: Option<u64>,
     /// A write that is done is on stable storage: there is nothing to flush.
     pub write_through: bool,
+    /// The longest transfer that goes to it in one piece; none where all do, or where nobody knows.
+    pub one_piece: Option<OnePiece>,
+}
+
+/// What the kernel does not cut before it gives it to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnePiece {
+    /// Bytes, at most.
+    pub bytes: usize,
+    /// Pieces of memory, at most.
+    pub vectors: usize,
 }
 
 /// An open image.
@@ -106,6 +117,7 @@ impl Disk {
             optimal_bytes: 0,
             zero_align: None,
             write_through: false,
+            one_piece: None,
         };
         let geometry = if metadata.is_file() { of_file(plain, &metadata) } else { of_device(plain, &metadata) };
         let mut disk = Disk { file, sectors: 0, geometry };
@@ -143,6 +155,7 @@ impl AsFd for Disk {
 }
 
 fn of_file(plain: Geometry, metadata: &Metadata) -> Geometry {
+    let plain = Geometry { one_piece: Limits::of(metadata.dev()).one_piece(), ..plain };
     let Some(whole) = block(metadata.blksize()).filter(|whole| *whole >= plain.block_bytes) else { return plain };
     // A piece of a file system's block would be zeroed in the page cache.
     Geometry { physical_bytes: whole, zero_align: Some(whole as u64), ..plain }
@@ -150,14 +163,14 @@ fn of_file(plain: Geometry, metadata: &Metadata) -> Geometry {
 
 fn of_device(plain: Geometry, metadata: &Metadata) -> Geometry {
     let limits = Limits::of(metadata.rdev());
-    let number = |name| limits.read(name).and_then(|text| text.parse::<u64>().ok());
-    let physical = number("physical_block_size").and_then(block).filter(|bytes| *bytes >= plain.block_bytes);
-    let optimal = number("optimal_io_size").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    let physical = limits.number("physical_block_size").and_then(block).filter(|bytes| *bytes >= plain.block_bytes);
+    let optimal = limits.number("optimal_io_size").and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
     Geometry {
         physical_bytes: physical.unwrap_or(plain.block_bytes),
         optimal_bytes: if optimal.is_multiple_of(plain.block_bytes) { optimal } else { 0 },
         zero_align: Some(plain.block_bytes as u64),
         write_through: limits.read("write_cache").as_deref() == Some("write through"),
+        one_piece: limits.one_piece(),
         ..plain
     }
 }
@@ -183,6 +196,21 @@ impl Limits {
             .iter()
             .find_map(|queue| std::fs::read_to_string(self.device.join(queue).join(name)).ok())?;
         Some(text.trim().to_owned())
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.read(name)?.parse().ok()
+    }
+
+    /// A device with queues of requests (`mq`), and one made of others, has limits that the kernel cuts transfers to. What
+    /// has neither takes them as they come: a RAM disk.
+    fn one_piece(&self) -> Option<OnePiece> {
+        let is = |name| self.device.join(name).exists();
+        if !["mq", "../mq", "dm", "md"].into_iter().any(is) {
+            return None;
+        }
+        let bytes = usize::try_from(self.number("max_sectors_kb")?).ok()?.checked_mul(1 << 10)?;
+        Some(OnePiece { bytes, vectors: usize::try_from(self.number("max_segments")?).ok()? })
     }
 }
 

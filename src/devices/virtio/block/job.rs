@@ -40,6 +40,8 @@ pub enum Op {
         vectors: *const iovec,
         /// How many, at least one.
         count: usize,
+        /// The kernel cuts it: more than [`Geometry::one_piece`].
+        cut: bool,
     },
     /// Write.
     Write {
@@ -51,6 +53,8 @@ pub enum Op {
         count: usize,
         /// It is on stable storage when it is done.
         durable: bool,
+        /// As above.
+        cut: bool,
     },
     /// What was written is on stable storage when this is done.
     Sync,
@@ -210,9 +214,9 @@ impl Job {
         let durable = self.durable;
         Some(match self.step.as_mut()? {
             Step::Direct { at, vectors, first, write } => {
-                op(*at, bounce::first(&vectors[*first..], MOST_DIRECT_BYTES), *write, durable)
+                op(*at, bounce::first(&vectors[*first..], MOST_DIRECT_BYTES), *write, durable, &self.geometry)
             }
-            Step::Bounced(bounced) => bounced.op(durable, self.geometry.block_bytes as u64),
+            Step::Bounced(bounced) => bounced.op(durable, &self.geometry),
             Step::Sync => Op::Sync,
             Step::Allocate { span, zero } => {
                 let zeroes = *zero && !span.unmap;
@@ -279,14 +283,14 @@ impl Bounced {
         Bounced { at, bytes, vectors, write, done: 0, piece, bounce, vector: Vec::with_capacity(1) }
     }
 
-    fn op(&mut self, durable: bool, block: u64) -> Op {
+    fn op(&mut self, durable: bool, geometry: &Geometry) -> Op {
         if self.piece.bytes == 0 {
-            self.begin_piece(block);
+            self.begin_piece(geometry.block_bytes as u64);
         }
         let Piece { start, window, moved, storing, .. } = self.piece;
         self.vector.clear();
         self.vector.push(iovec { iov_base: self.bounce[moved..].as_mut_ptr().cast(), iov_len: window - moved });
-        op(start + moved as u64, &self.vector, storing, durable)
+        op(start + moved as u64, &self.vector, storing, durable, geometry)
     }
 
     fn begin_piece(&mut self, block: u64) {
@@ -334,9 +338,11 @@ impl Bounced {
     }
 }
 
-fn op(at: u64, vectors: &[iovec], write: bool, durable: bool) -> Op {
+fn op(at: u64, vectors: &[iovec], write: bool, durable: bool, geometry: &Geometry) -> Op {
+    let cut =
+        geometry.one_piece.is_some_and(|most| vectors.len() > most.vectors || bounce::total(vectors) > most.bytes);
     let (vectors, count) = (vectors.as_ptr(), vectors.len());
-    if write { Op::Write { at, vectors, count, durable } } else { Op::Read { at, vectors, count } }
+    if write { Op::Write { at, vectors, count, durable, cut } } else { Op::Read { at, vectors, count, cut } }
 }
 
 fn transfer(at: u64, vectors: Vec<iovec>, write: bool, geometry: &Geometry) -> Option<Step> {

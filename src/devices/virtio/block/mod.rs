@@ -254,7 +254,11 @@ fn span(raw: &[u8; RANGE_BYTES], zero: bool, sectors: u64) -> Result<Span, Statu
 
 /// The parts as memory of this process; empty ones left out.
 fn vectors(parts: &[Part], places: &Places) -> Result<Vec<iovec>, Malformed> {
-    parts.iter().filter_map(|part| places.vector(part).transpose()).collect()
+    let mut vectors = Vec::with_capacity(parts.len());
+    for part in parts {
+        vectors.extend(places.vector(part)?);
+    }
+    Ok(vectors)
 }
 
 fn take_status(parts: &mut Vec<Part>) -> Result<GuestAddress, Malformed> {

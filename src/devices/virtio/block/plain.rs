@@ -54,8 +54,8 @@ fn perform(disk: BorrowedFd<'_>, op: Op) -> i32 {
     // themselves, until it is told of the answer.
     let result = unsafe {
         match op {
-            Op::Read { at, vectors, count } => libc::preadv(disk, vectors, count as i32, at as i64),
-            Op::Write { at, vectors, count, durable } => {
+            Op::Read { at, vectors, count, .. } => libc::preadv(disk, vectors, count as i32, at as i64),
+            Op::Write { at, vectors, count, durable, .. } => {
                 let flags = if durable { libc::RWF_DSYNC } else { 0 };
                 libc::pwritev2(disk, vectors, count as i32, at as i64, flags)
             }

@@ -161,26 +161,35 @@ impl Uring {
 
 fn entry(op: Op) -> squeue::Entry {
     match op {
-        Op::Read { at, vectors, count: 1 } => {
-            // SAFETY: one vector is there, as the operation says.
-            let vector = unsafe { *vectors };
-            opcode::Read::new(DISK, vector.iov_base.cast(), vector.iov_len as u32).offset(at).build()
+        Op::Read { at, vectors, count, cut } => {
+            let entry = if count == 1 {
+                // SAFETY: one vector is there, as the operation says.
+                let vector = unsafe { *vectors };
+                opcode::Read::new(DISK, vector.iov_base.cast(), vector.iov_len as u32).offset(at).build()
+            } else {
+                opcode::Readv::new(DISK, vectors, count as u32).offset(at).build()
+            };
+            entry.flags(where_to(cut))
         }
-        Op::Read { at, vectors, count } => opcode::Readv::new(DISK, vectors, count as u32).offset(at).build(),
-        Op::Write { at, vectors, count: 1, durable } => {
-            // SAFETY: as above.
-            let vector = unsafe { *vectors };
-            let write = opcode::Write::new(DISK, vector.iov_base.cast(), vector.iov_len as u32).offset(at);
-            write.rw_flags(flags(durable)).build()
-        }
-        Op::Write { at, vectors, count, durable } => {
-            opcode::Writev::new(DISK, vectors, count as u32).offset(at).rw_flags(flags(durable)).build()
+        Op::Write { at, vectors, count, durable, cut } => {
+            let flags = if durable { libc::RWF_DSYNC } else { 0 };
+            let entry = if count == 1 {
+                // SAFETY: as above.
+                let vector = unsafe { *vectors };
+                let write = opcode::Write::new(DISK, vector.iov_base.cast(), vector.iov_len as u32);
+                write.offset(at).rw_flags(flags).build()
+            } else {
+                opcode::Writev::new(DISK, vectors, count as u32).offset(at).rw_flags(flags).build()
+            };
+            entry.flags(where_to(cut))
         }
         Op::Sync => opcode::Fsync::new(DISK).flags(FsyncFlags::DATASYNC).build(),
         Op::Allocate { at, bytes, mode } => opcode::Fallocate::new(DISK, bytes).offset(at).mode(mode).build(),
     }
 }
 
-fn flags(durable: bool) -> i32 {
-    if durable { libc::RWF_DSYNC } else { 0 }
+/// What the kernel has to cut it first refuses to do without waiting, after it has pinned all its pages, and then gives to
+/// a thread of its own: there at once.
+fn where_to(cut: bool) -> squeue::Flags {
+    if cut { squeue::Flags::ASYNC } else { squeue::Flags::empty() }
 }

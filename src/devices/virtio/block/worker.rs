@@ -147,9 +147,12 @@ impl<'a> Service<'a> {
         used |= self.take_chains()?;
         if let Some(running) = &mut self.running
             && used
-            && running.ring.wants_interrupt(self.host.memory)?
         {
-            self.host.interrupt_queue(0);
+            // The driver that is told may go on at once; what it adds is looked for below.
+            running.ring.look(self.host.memory)?;
+            if running.ring.wants_interrupt(self.host.memory)? {
+                self.host.interrupt_queue(0);
+            }
         }
         let takes = self.takes();
         let more = match &mut self.running {

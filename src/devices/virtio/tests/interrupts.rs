@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::driver::*;
-use crate::devices::virtio::{Event, F_EVENT_IDX};
+use crate::devices::virtio::ring::Ring;
+use crate::devices::virtio::{Event, F_EVENT_IDX, QueueSetup};
 
 const TABLE: u64 = 0x4000;
 const PENDING: u64 = 0x6000;
@@ -129,4 +130,38 @@ fn doorbells_follow_the_bar_while_the_device_runs() {
     let events = rig.transport.bar_write(0, COMMON + 0x14, &[0]);
     assert!(matches!(events[..], [Event::Reset { .. }, Event::Doorbells { at: None }]), "{events:?}");
     events.into_iter().for_each(|event| rig.carry_out(event));
+}
+
+/// Whether the driver rings after it has added what is between the two indexes (virtio 1.2, 2.7.10 and 2.7.13.4).
+fn rings(memory: &GuestMemoryMmap, event_idx: bool, before: u16, after: u16) -> bool {
+    let word = |at| memory.read_obj::<u16>(GuestAddress(USED + at)).unwrap();
+    if event_idx {
+        let event = word(4 + 8 * u64::from(ENTRIES));
+        after.wrapping_sub(event).wrapping_sub(1) < after.wrapping_sub(before)
+    } else {
+        word(0) & 1 == 0
+    }
+}
+
+#[test]
+fn a_driver_rings_for_who_rests_and_not_for_who_looks() {
+    for event_idx in [false, true] {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
+        let (descriptors, available, used) = (DESCRIPTORS, AVAILABLE, USED);
+        let setup =
+            QueueSetup { size: ENTRIES, enabled: true, descriptors, available, used, ..QueueSetup::new(ENTRIES) };
+        let mut ring = Ring::open(&setup, event_idx, &memory).unwrap();
+        // The index goes round once and a little.
+        for before in (0..=u16::MAX).chain(0..9) {
+            assert!(!ring.rest(&memory).unwrap());
+            let after = before.wrapping_add(1);
+            assert!(rings(&memory, event_idx, before, after), "{before}");
+            ring.look(&memory).unwrap();
+            assert!(!rings(&memory, event_idx, before, after), "{before}");
+            assert!(!rings(&memory, event_idx, before, before.wrapping_add(ENTRIES)), "{before}");
+            memory.write_obj(after, GuestAddress(AVAILABLE + 2)).unwrap();
+            assert!(ring.rest(&memory).unwrap(), "what was added meanwhile is seen");
+            assert_eq!(ring.next(&memory).unwrap().unwrap().head, 0);
+        }
+    }
 }

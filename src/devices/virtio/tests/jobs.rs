@@ -4,7 +4,7 @@ use libc::iovec;
 use proptest::prelude::*;
 use vm_memory::GuestAddress;
 
-use crate::devices::virtio::block::disk::Geometry;
+use crate::devices::virtio::block::disk::{Geometry, OnePiece};
 use crate::devices::virtio::block::job::{Job, MOST_DIRECT_BYTES, Next, Op};
 use crate::devices::virtio::block::{Request, Span, Status, Wish};
 
@@ -19,6 +19,7 @@ fn geometry(block_bytes: usize, zero_align: Option<u64>) -> Geometry {
         optimal_bytes: 0,
         zero_align,
         write_through: false,
+        one_piece: None,
     }
 }
 
@@ -38,7 +39,7 @@ impl Memory {
             return -libc::EAGAIN;
         }
         match op {
-            Op::Read { at, vectors, count } => self.transfer(at, vectors, count, false),
+            Op::Read { at, vectors, count, .. } => self.transfer(at, vectors, count, false),
             Op::Write { at, vectors, count, .. } => self.transfer(at, vectors, count, true),
             Op::Sync => 0,
             Op::Allocate { .. } if !self.allocates => -libc::EOPNOTSUPP,
@@ -248,4 +249,26 @@ fn a_write_of_part_of_a_block_wants_to_be_alone() {
         Job::new(0, 0, request, geometry(4096, Some(4096)), false).is_alone()
     };
     assert!(zero(1, 16) && !zero(8, 16));
+}
+
+#[test]
+fn what_the_kernel_would_cut_is_said_so() {
+    let one_piece = Some(OnePiece { bytes: 8192, vectors: 2 });
+    let mut room = vec![0u8; 5 * 4096];
+    let start = room.as_mut_ptr().wrapping_add(room.as_ptr().align_offset(4096));
+    let page = |n: usize, bytes: usize| iovec { iov_base: start.wrapping_add(n * 4096).cast(), iov_len: bytes };
+    for (vectors, due) in [
+        (vec![page(0, 4096), page(1, 4096)], false),
+        (vec![page(0, 8192)], false),
+        (vec![page(0, 8704)], true),
+        (vec![page(0, 512), page(1, 512), page(2, 512)], true),
+    ] {
+        for (geometry, due) in [(Geometry { one_piece, ..geometry(512, None) }, due), (geometry(512, None), false)] {
+            for wish in [Wish::Read(0, vectors.clone()), Wish::Write(0, vectors.clone())] {
+                let mut job = Job::new(0, 0, Request { wish, status: GuestAddress(0) }, geometry, false);
+                let Some(Op::Read { cut, .. } | Op::Write { cut, .. }) = job.op() else { panic!("a transfer") };
+                assert_eq!(cut, due);
+            }
+        }
+    }
 }

@@ -66,6 +66,7 @@ fn read_all(ring: &mut Ring, memory: &GuestMemoryMmap) -> Result<usize, Malforme
         optimal_bytes: 0,
         zero_align: Some(4096),
         write_through: false,
+        one_piece: None,
     };
     let mut chains = 0;
     ring.look(memory)?;
