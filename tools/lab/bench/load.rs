@@ -13,7 +13,7 @@
 //!
 //! Where the pages of a program lie is luck, and costs a disk's back end much or little; here it is chosen.
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::ffi::c_long;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
@@ -100,17 +100,17 @@ fn long_place(n: usize) -> u64 {
 /// A huge page of memory, or as much in small ones where the kernel has none left.
 fn huge_page() -> io::Result<&'static mut [u8]> {
     let layout = Layout::from_size_align(HUGE_PAGE, HUGE_PAGE).map_err(io::Error::other)?;
-    // SAFETY: the layout is not empty; what was allocated is zero and stays to the end.
-    let memory = unsafe {
-        let start = alloc_zeroed(layout);
+    // SAFETY: the layout is not empty; what was allocated is filled before it is a slice, and stays to the end.
+    unsafe {
+        let start = alloc(layout);
         if start.is_null() {
             handle_alloc_error(layout);
         }
+        // Asked before it is touched, the kernel makes room for it.
         must(syscall(MADVISE, start, HUGE_PAGE, MADV_HUGEPAGE))?;
-        std::slice::from_raw_parts_mut(start, HUGE_PAGE)
-    };
-    memory.fill(0xa5);
-    Ok(memory)
+        start.write_bytes(0xa5, HUGE_PAGE);
+        Ok(std::slice::from_raw_parts_mut(start, HUGE_PAGE))
+    }
 }
 
 /// Requests of every second page of `memory`.
