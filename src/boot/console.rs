@@ -223,12 +223,16 @@ mod tests {
                 }
                 String::from_utf8(text).expect("text")
             });
-            let stays =
-                |state: &mut State| state.waiting.len() > most_waiting || (most_waiting == 0 && !state.is_idle());
-            let shared = &console.0;
-            let waited = shared.moved.wait_timeout_while(shared.lock(), Duration::from_secs(30), stays);
-            assert!(!waited.expect("no panic").1.timed_out(), "it is read");
+            let down_to = |most_waiting: usize| {
+                let (shared, patience) = (&console.0, Duration::from_secs(30));
+                let stays =
+                    |state: &mut State| state.waiting.len() > most_waiting || (most_waiting == 0 && !state.is_idle());
+                let waited = shared.moved.wait_timeout_while(shared.lock(), patience, stays);
+                assert!(!waited.expect("no panic").1.timed_out(), "it is read");
+            };
+            down_to(most_waiting);
             console.say(b"and on");
+            down_to(0);
             assert_eq!(console.finish(), 0);
             let text = reads.join().expect("no panic");
             // Whatever is missing is told of where it is missing: the last of it before the last words.

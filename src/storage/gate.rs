@@ -9,8 +9,9 @@
 //!
 //! One deadline per right, in both clocks; it has passed as soon as *either* clock shows it. Time closes
 //! the gate: nobody has to act, so a process whose other threads all hang writes nothing past it. What
-//! the gate cannot cover is the time from its answer to the kernel's submission; [`LeaseGate::submitted`]
-//! measures it.
+//! the gate cannot cover is the time from its answer to the kernel's submission of what was asked for
+//! together; [`LeaseGate::submitted`] measures it up to the hand-over to the kernel, which may have a thread
+//! of its own submit what is long.
 //!
 //! All fields are atomics and no reader waits. A reader that meets a writer half way may find the gate
 //! shut that is being opened, never open where both the old and the new deadline say shut: a new grant

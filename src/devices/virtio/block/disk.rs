@@ -70,7 +70,7 @@ pub struct Geometry {
     pub zero_align: Option<u64>,
     /// A write that is done is on stable storage: there is nothing to flush.
     pub write_through: bool,
-    /// The longest transfer that goes to it in one piece; none where all do, or where nobody knows.
+    /// The longest transfer that goes to a block device in one piece; none for a file, and where nobody knows.
     pub one_piece: Option<OnePiece>,
 }
 
@@ -133,6 +133,12 @@ impl Disk {
         self.sectors
     }
 
+    /// As if its kernel took no more than this in one piece.
+    #[cfg(test)]
+    pub(crate) fn set_one_piece(&mut self, one_piece: OnePiece) {
+        self.geometry.one_piece = Some(one_piece);
+    }
+
     /// What it takes.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
@@ -155,7 +161,6 @@ impl AsFd for Disk {
 }
 
 fn of_file(plain: Geometry, metadata: &Metadata) -> Geometry {
-    let plain = Geometry { one_piece: Limits::of(metadata.dev()).one_piece(), ..plain };
     let Some(whole) = block(metadata.blksize()).filter(|whole| *whole >= plain.block_bytes) else { return plain };
     // A piece of a file system's block would be zeroed in the page cache.
     Geometry { physical_bytes: whole, zero_align: Some(whole as u64), ..plain }
@@ -182,13 +187,14 @@ fn block(bytes: u64) -> Option<usize> {
 
 /// What the kernel says of a block device: `/sys/dev/block/MAJOR:MINOR/queue`; a partition's are its disk's.
 struct Limits {
+    major: u32,
     device: PathBuf,
 }
 
 impl Limits {
     fn of(device: u64) -> Limits {
         let (major, minor) = (libc::major(device), libc::minor(device));
-        Limits { device: PathBuf::from(format!("/sys/dev/block/{major}:{minor}")) }
+        Limits { major, device: PathBuf::from(format!("/sys/dev/block/{major}:{minor}")) }
     }
 
     fn read(&self, name: &str) -> Option<String> {
@@ -202,15 +208,16 @@ impl Limits {
         self.read(name)?.parse().ok()
     }
 
-    /// A device with queues of requests (`mq`), and one made of others, has limits that the kernel cuts transfers to. What
-    /// has neither takes them as they come: a RAM disk.
+    /// The kernel cuts a transfer to the device's limits, and to so many pages of memory at most (`BIO_MAX_VECS`); brd, of
+    /// major number 1, has limits and does without them.
     fn one_piece(&self) -> Option<OnePiece> {
-        let is = |name| self.device.join(name).exists();
-        if !["mq", "../mq", "dm", "md"].into_iter().any(is) {
-            return None;
+        const MOST_VECTORS: usize = 256;
+        if self.major == 1 {
+            return Some(OnePiece { bytes: usize::MAX, vectors: MOST_VECTORS });
         }
-        let bytes = usize::try_from(self.number("max_sectors_kb")?).ok()?.checked_mul(1 << 10)?;
-        Some(OnePiece { bytes, vectors: usize::try_from(self.number("max_segments")?).ok()? })
+        let number = |name| usize::try_from(self.number(name)?).ok();
+        let bytes = number("max_sectors_kb")?.checked_mul(1 << 10)?;
+        Some(OnePiece { bytes, vectors: number("max_segments")?.min(MOST_VECTORS) })
     }
 }
 

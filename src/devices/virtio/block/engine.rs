@@ -40,6 +40,8 @@ pub enum Way {
 pub enum Wait {
     /// Not at all.
     No,
+    /// Not at all, but take in what has come back.
+    Look,
     /// As long as it takes.
     Long,
 }

@@ -26,7 +26,7 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Most bytes of one submission: a request of 4 GiB goes in many, each past the gate. What the kernel has goes on when the
 /// process has ended.
 pub const MOST_DIRECT_BYTES: usize = 4 << 20;
-/// How often the kernel may put a request off before that counts as a failure.
+/// How often the kernel may put a request off, or find no thread for it, before that counts as a failure.
 const MOST_AGAIN: u32 = 100;
 
 /// One submission.
@@ -228,7 +228,7 @@ impl Job {
 
     /// The submission that [`Job::op`] named last has come back with `result`: bytes, or an error number below 0.
     pub fn came_back(&mut self, result: i32) -> Next {
-        if matches!(-result, libc::EINTR | libc::EAGAIN) && self.again < MOST_AGAIN {
+        if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ECANCELED) && self.again < MOST_AGAIN {
             self.again += 1;
             return Next::Step;
         }

@@ -24,6 +24,9 @@ const BELL: u64 = u64::MAX;
 /// The one registered file.
 const DISK: Fixed = Fixed(0);
 
+/// Most threads of the kernel's that submit this disk's long transfers.
+const MOST_KERNEL_THREADS: u32 = 4;
+
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 
@@ -63,6 +66,8 @@ impl Uring {
             return Err(io::ErrorKind::Unsupported.into());
         }
         ring.submitter().register_files(&[disk.as_raw_fd()])?;
+        // What the guest asks for does not decide how many threads this host has. Linux before 5.15 sets its own limit.
+        let _ = ring.submitter().register_iowq_max_workers(&mut [MOST_KERNEL_THREADS, 0]);
         let bell = Fd(link.bell().as_raw_fd());
         let mut uring = Uring { ring, bell, listening: false, pushed: VecDeque::new() };
         uring.listen()?;
@@ -88,8 +93,9 @@ impl Uring {
         let asked: Vec<(usize, Op)> = self.pushed.iter().flatten().copied().collect();
         let may = asked.is_empty() || admit(&asked);
         let to_submit = if may { self.pushed.len() as u32 } else { 0 };
-        let want = u32::from(wait != Wait::No && self.ring.completion().is_empty());
-        if to_submit > 0 || want > 0 {
+        let want = u32::from(wait == Wait::Long && self.ring.completion().is_empty());
+        // Answers come into the ring in a call only: a guest that keeps its worker busy gets them, too.
+        if to_submit > 0 || want > 0 || wait == Wait::Look {
             self.enter(to_submit, want, (!may).then_some(HELD_LOOK));
         }
         may

@@ -148,7 +148,7 @@ impl<'a> Service<'a> {
         if let Some(running) = &mut self.running
             && used
         {
-            // The driver that is told may go on at once; what it adds is looked for below.
+            // The driver that is told may go on at once; what it adds is looked for below, or when there is room for it.
             running.ring.look(self.host.memory)?;
             if running.ring.wants_interrupt(self.host.memory)? {
                 self.host.interrupt_queue(0);
@@ -160,7 +160,11 @@ impl<'a> Service<'a> {
             _ => false,
         };
         // The ringing that came with news may have been taken back above.
-        self.go(if more || self.host.link.has_news() { Wait::No } else { Wait::Long });
+        self.go(match more || self.host.link.has_news() {
+            false => Wait::Long,
+            true if self.in_flight > 0 => Wait::Look,
+            true => Wait::No,
+        });
         Ok(())
     }
 

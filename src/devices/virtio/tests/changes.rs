@@ -41,7 +41,7 @@ fn io_uring_is_used_where_this_host_has_it() {
 
 #[test]
 fn zeroes_are_written_wherever_they_begin_and_end() {
-    for_both_ways(SECTORS, |mut rig| {
+    for_each_way(SECTORS, |mut rig| {
         rig.start();
         let mut due = rig.image();
         for (ranges, flags) in
@@ -59,7 +59,7 @@ fn zeroes_are_written_wherever_they_begin_and_end() {
 
 #[test]
 fn what_is_discarded_is_given_back_and_nothing_else_changes() {
-    for_both_ways(SECTORS, |mut rig| {
+    for_each_way(SECTORS, |mut rig| {
         rig.start();
         let before = rig.image();
         assert_eq!(change(&mut rig, DISCARD, &[(1001, 2000, 0), (3500, 1, 0)]), 0);
@@ -94,7 +94,7 @@ fn ranges_that_cannot_be_are_refused() {
 
 #[test]
 fn the_driver_is_told_of_a_disk_that_has_grown_or_is_shown() {
-    for_both_ways(64, |mut rig| {
+    for_each_way(64, |mut rig| {
         rig.start();
         let capacity = |rig: &mut Rig| u64::from_le_bytes(rig.read::<8>(0x2000));
         assert_eq!(capacity(&mut rig), 64);
@@ -135,7 +135,7 @@ fn the_driver_may_switch_the_write_cache_off_until_the_next_reset() {
 
 #[test]
 fn many_requests_are_answered_each_with_its_own_data() {
-    for_both_ways(SECTORS, |mut rig| {
+    for_each_way(SECTORS, |mut rig| {
         rig.start();
         for round in 0..40u64 {
             // Five requests of three descriptors each: three that write a block, two that read others.
@@ -164,7 +164,7 @@ fn many_requests_are_answered_each_with_its_own_data() {
 
 #[test]
 fn parts_of_one_block_written_at_once_are_all_there() {
-    for_both_ways(SECTORS, |mut rig| {
+    for_each_way(SECTORS, |mut rig| {
         rig.start();
         for round in 0..100u64 {
             for index in 0..5u64 {
@@ -185,7 +185,7 @@ fn parts_of_one_block_written_at_once_are_all_there() {
 
 #[test]
 fn what_is_held_stays_held_and_a_stop_drops_it() {
-    for_both_ways(SECTORS, |mut rig| {
+    for_each_way(SECTORS, |mut rig| {
         rig.start();
         let before = rig.image();
         rig.gate.open_until(Right::Member, 0, Mono::both(Duration::ZERO));

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::devices::virtio::backend::{Backend, Host};
-use crate::devices::virtio::block::disk::Disk;
+use crate::devices::virtio::block::disk::{Disk, OnePiece};
 use crate::devices::virtio::block::engine::Way;
 use crate::devices::virtio::block::worker::Worker;
 use crate::devices::virtio::link::Link;
@@ -33,10 +33,11 @@ pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 
-/// Runs a test by io_uring and without.
-pub fn for_both_ways(sectors: usize, test: fn(Rig)) {
-    for way in [Way::Best, Way::Plain] {
-        test(Rig::by(way, sectors, false));
+/// Runs a test by io_uring, without, and by io_uring where the kernel has to cut whatever is longer than a page.
+pub fn for_each_way(sectors: usize, test: fn(Rig)) {
+    let short = OnePiece { bytes: 4096, vectors: 1 };
+    for (way, one_piece) in [(Way::Best, None), (Way::Plain, None), (Way::Best, Some(short))] {
+        test(Rig::by(way, sectors, false, one_piece));
     }
 }
 
@@ -59,14 +60,15 @@ impl Rig {
     }
 
     pub fn with(sectors: usize, read_only: bool) -> Rig {
-        Rig::by(Way::Best, sectors, read_only)
+        Rig::by(Way::Best, sectors, read_only, None)
     }
 
-    pub fn by(way: Way, sectors: usize, read_only: bool) -> Rig {
+    pub fn by(way: Way, sectors: usize, read_only: bool, one_piece: Option<OnePiece>) -> Rig {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("image");
         std::fs::write(&path, (0..sectors * 512).map(|at| (at / 512) as u8).collect::<Vec<_>>()).unwrap();
-        let disk = Disk::open(&path, read_only).unwrap();
+        let mut disk = Disk::open(&path, read_only).unwrap();
+        one_piece.into_iter().for_each(|one_piece| disk.set_one_piece(one_piece));
         let shown = Arc::new(AtomicBool::new(true));
         let worker = Backend::Block(Worker::new(disk, "test".into(), shown.clone(), way));
         let (transport, link) = Transport::new(worker.kind()).unwrap();

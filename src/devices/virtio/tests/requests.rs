@@ -13,7 +13,7 @@ use crate::time::Mono;
 
 #[test]
 fn it_reads_writes_flushes_and_tells_its_name() {
-    for_both_ways(64, reads_writes_flushes_and_tells_its_name);
+    for_each_way(64, reads_writes_flushes_and_tells_its_name);
 }
 
 fn reads_writes_flushes_and_tells_its_name(mut rig: Rig) {
@@ -37,7 +37,7 @@ fn reads_writes_flushes_and_tells_its_name(mut rig: Rig) {
 
 #[test]
 fn unaligned_buffers_and_long_transfers_work_too() {
-    for_both_ways(4096, transfers_unaligned_buffers_and_long_ones);
+    for_each_way(4096, transfers_unaligned_buffers_and_long_ones);
 }
 
 fn transfers_unaligned_buffers_and_long_ones(mut rig: Rig) {
@@ -114,7 +114,7 @@ fn the_driver_may_cut_a_request_as_it_likes() {
 
 #[test]
 fn held_requests_go_when_the_gate_opens_and_never_under_another_grant() {
-    for_both_ways(64, holds_requests);
+    for_each_way(64, holds_requests);
 }
 
 fn holds_requests(mut rig: Rig) {
@@ -151,7 +151,7 @@ fn holds_requests(mut rig: Rig) {
 /// The right was lost and got again before the worker looked: meanwhile another node may have written.
 #[test]
 fn what_is_found_under_a_later_grant_never_goes() {
-    for_both_ways(64, |mut rig| {
+    for_each_way(64, |mut rig| {
         rig.start();
         rig.gate.open_until(Right::Member, 1, Mono::both(Duration::from_secs(100)));
         rig.memory.write_slice(&[0x77; 4096], GuestAddress(DATA)).unwrap();
@@ -167,7 +167,7 @@ fn what_is_found_under_a_later_grant_never_goes() {
 /// Whoever joins the thread unmaps guest RAM and gives the right away.
 #[test]
 fn a_worker_that_panics_leaves_nothing_in_flight() {
-    for_both_ways(64, |mut rig| {
+    for_each_way(64, |mut rig| {
         rig.start();
         let image = std::fs::OpenOptions::new().write(true).open(rig.directory.path().join("image")).unwrap();
         image.set_len(32 * 512).unwrap();
