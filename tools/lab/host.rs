@@ -13,13 +13,17 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use crate::shelf::Shelf;
 use crate::switch;
 use crate::test::Test;
+
+/// How often a host that hangs is looked into, and for how long each time.
+const LOOKS: usize = 4;
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What the stage learns, and from which host.
 pub enum Event {
@@ -50,6 +54,8 @@ pub struct Host {
     pub number: usize,
     pub log: PathBuf,
     arguments: Vec<OsString>,
+    /// QEMU's monitor.
+    monitor: PathBuf,
     events: Sender<Event>,
     begun: Instant,
     verbose: bool,
@@ -81,9 +87,11 @@ impl Host {
         arguments.extend(["-chardev".into(), "stdio,id=console,signal=off".into()]);
         arguments.extend(["-chardev".into(), format!("socket,id=line,path={}", line.display()).into()]);
         arguments.extend(["-serial", "chardev:console", "-serial", "chardev:line"].map(OsString::from));
+        let monitor = plan.room.join(format!("{number}.monitor"));
+        arguments.extend(["-monitor".into(), format!("unix:{},server=on,wait=off", monitor.display()).into()]);
         let log = logs.join(format!("host-{}.log", letter(number)));
         File::create(&log)?;
-        Ok(Host { number, log, arguments, events, begun: Instant::now(), verbose, child: None, start: 0 })
+        Ok(Host { number, log, arguments, monitor, events, begun: Instant::now(), verbose, child: None, start: 0 })
     }
 
     /// Gives it power.
@@ -110,6 +118,26 @@ impl Host {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Puts into its log what its processors are doing, a few times: why it says nothing any more.
+    pub fn look_into(&self) -> io::Result<()> {
+        let mut log = File::options().append(true).open(&self.log)?;
+        let mut monitor = UnixStream::connect(&self.monitor)?;
+        monitor.set_read_timeout(Some(LOOK))?;
+        for _ in 0..LOOKS {
+            monitor.write_all(b"info registers -a\n")?;
+            let mut said = Vec::new();
+            // It says so much, and then nothing: that is the end of the answer.
+            let _ = monitor.read_to_end(&mut said);
+            let said = String::from_utf8_lossy(&said);
+            for line in
+                said.lines().filter(|line| ["CPU#", "RAX", "RSI", "RIP"].iter().any(|word| line.starts_with(word)))
+            {
+                writeln!(log, "{:9.2} processor: {}", self.begun.elapsed().as_secs_f64(), line.trim_end())?;
+            }
+        }
+        Ok(())
     }
 
     /// True while it has power.

@@ -293,6 +293,8 @@ impl<'a> Stage<'a> {
                 continue;
             }
             if seat.is_up && seat.heard_at.elapsed() > self.test.silence {
+                // A QEMU that does not answer either is told of by its log's end.
+                let _ = seat.host.look_into();
                 return Ok(Some(format!(
                     "host {name} has been silent for {} s: given up",
                     self.test.silence.as_secs()
