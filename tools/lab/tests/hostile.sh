@@ -1,10 +1,12 @@
 # A guest that throws a million random accesses at every register and queue ends as any other does.
-# lab: memory=512 timeout=900
+# lab: hosts=2 memory=512 timeout=900
 . /lab/host.sh
 
 modprobe brd rd_nr=2 rd_size=8192
-seeds=10
-for seed in $(seq "$SEED" $((SEED + seeds - 1))); do
+# Ten seeds, half of them on each host: an emulated one bears only so many guests.
+seeds=5
+first=$((SEED + (NUMBER - 1) * seeds))
+for seed in $(seq $first $((first + seeds - 1))); do
     guest fuzz 300 --kernel builtin:fuzz --cmdline "seed=$seed count=100000" --memory 32MiB --watchdog none \
         --disk /dev/ram0 --disk /dev/ram1,ro --tap "tap0"
     expect "100,000 accesses of seed $seed" 0
