@@ -26,7 +26,7 @@ use serde_json::json;
 pub use args::{BootArgs, DiskArg, Entry, OnReset, OnWatchdog, Pretimeout, TapArg};
 use console::Console;
 use events::Events;
-use images::ImageError;
+use images::ImagesError;
 use keyboard::{Keyboard, Typed};
 use signals::Asked;
 
@@ -34,6 +34,7 @@ use crate::devices::virtio::block::disk::DiskError;
 use crate::devices::virtio::net::tap::TapError;
 use crate::firmware;
 use crate::storage::gate::{LeaseGate, Right};
+use crate::storage::image::ImageError;
 use crate::time::Mono;
 use crate::vmm::boot::{Entry as KernelEntry, Kernel};
 use crate::vmm::kvm::KvmUnusable;
@@ -66,7 +67,7 @@ enum BootCommandError {
         source: io::Error,
     },
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(#[from] ImagesError),
     #[error(transparent)]
     Machine(#[from] MachineError),
 }
@@ -75,7 +76,7 @@ impl BootCommandError {
     fn exit_code(&self) -> u8 {
         match self {
             BootCommandError::UnknownGuest { .. } | BootCommandError::BuiltinInitrd => 2,
-            BootCommandError::Image(ImageError::Twice { .. }) => 2,
+            BootCommandError::Image(ImagesError::Twice { .. } | ImagesError::One(ImageError::Kind { .. })) => 2,
             BootCommandError::Machine(MachineError::Tap(TapError::Name { .. })) => 2,
             BootCommandError::Machine(MachineError::Tap(TapError::Absent | TapError::Forbidden { .. })) => 3,
             BootCommandError::Machine(MachineError::Disk(DiskError::Kind { .. } | DiskError::Small { .. })) => 2,
@@ -135,7 +136,7 @@ fn boot(args: &BootArgs) -> Result<End, BootCommandError> {
     let console = console(args)?;
     let mut events = Events::new(args.json);
     let machine = Machine::build(config, Arc::new(LeaseGate::always_open()), sink(console.clone(), reports))?;
-    let _locks = images::lock(&args.disks)?;
+    let _locks = images::hold(&args.disks)?;
     // Whose console is in a file does not sit at a terminal.
     let keyboard = Keyboard::start(args.serial.is_none()).map_err(MachineError::Thread)?;
     if keyboard.is_terminal() && io::stderr().is_terminal() {

@@ -5,6 +5,7 @@
 
 mod act;
 mod args;
+mod image;
 mod init;
 mod look;
 mod reach;
@@ -22,7 +23,8 @@ use crate::outcome::{self, Failure, say};
 use crate::{boot, check, demo, sim};
 
 pub use args::{
-    ActArgs, ClearArgs, EventsArgs, InitArgs, LookArgs, QuarantineArgs, ReplayArgs, RunArgs, StopArgs, WhyArgs,
+    ActArgs, ClearArgs, EventsArgs, ImageCommand, InitArgs, LookArgs, QuarantineArgs, ReplayArgs, RunArgs, StopArgs,
+    WhyArgs,
 };
 
 /// A hypervisor-side watchdog agent on KVM: runs a guest as a duplex pair, and re-creates it elsewhere when its OS fails.
@@ -60,6 +62,9 @@ enum Command {
     Clear(ClearArgs),
     /// Place nothing on a node any more
     Quarantine(QuarantineArgs),
+    /// Make, import, check and measure disk images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Run the decisions in a simulated world, many seeds
     Sim(sim::Args),
     /// Decide again from a node's journal, and compare
@@ -121,6 +126,7 @@ fn run(command: Command) -> ExitCode {
         Command::Stop(args) => act::stop(&args),
         Command::Clear(args) => act::clear(&args),
         Command::Quarantine(args) => act::quarantine(&args),
+        Command::Image(command) => image::main(&command),
         Command::Sim(args) => return sim::main(&args),
         Command::Replay(args) => again(&args),
     })

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use crate::config::parse_duration;
+use crate::config::{parse_duration, parse_size};
+use crate::storage::image::Format;
 
 /// Arguments of `init`.
 #[derive(Debug, Clone, Args)]
@@ -136,4 +137,75 @@ pub struct ReplayArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `image` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ImageCommand {
+    /// Make an image of zeros
+    Create(ImageCreateArgs),
+    /// Make an image of another: raw, or a format that qemu-img reads
+    Import(ImageImportArgs),
+    /// Read an image through; print its BLAKE3, or compare it
+    Check(ImageCheckArgs),
+    /// Print how large images are
+    Sizes(ImageSizesArgs),
+}
+
+/// Arguments of `image create`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageCreateArgs {
+    /// The new image; nothing may be there
+    pub path: PathBuf,
+    /// What the guest sees, such as 20GiB: a multiple of 4 KiB
+    #[arg(value_parser = size)]
+    pub size: u64,
+    /// Set no room aside: a file system that is full later is then the guest's write error
+    #[arg(long)]
+    pub sparse: bool,
+}
+
+/// Arguments of `image import`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageImportArgs {
+    /// The image to read
+    pub source: PathBuf,
+    /// The new image, where nothing may be; or a block device
+    pub target: PathBuf,
+    /// What the source is: raw, qcow2, vmdk, vdi, vhdx or vpc [default: raw, unless it looks like another]
+    #[arg(long)]
+    pub format: Option<Format>,
+    /// The target is a block device, and what is on it may be lost
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Arguments of `image check`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageCheckArgs {
+    /// The image; no guest may run on it
+    pub path: PathBuf,
+    /// What its BLAKE3 has to be, in hexadecimal
+    #[arg(long, value_name = "HASH", value_parser = hash)]
+    pub blake3: Option<String>,
+}
+
+/// Arguments of `image sizes`.
+#[derive(Debug, Clone, Args)]
+pub struct ImageSizesArgs {
+    /// The images
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Print JSON, a line each
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "write a whole number and a unit: 512MiB or 20GiB".to_owned())
+}
+
+fn hash(text: &str) -> Result<String, String> {
+    let hexadecimal = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if hexadecimal { Ok(text.to_ascii_lowercase()) } else { Err("a BLAKE3 has 64 hexadecimal digits".to_owned()) }
 }

@@ -235,7 +235,8 @@ pub(crate) fn test_dir() -> tempfile::TempDir {
     let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from(".")];
     for place in places {
         let Ok(dir) = tempfile::tempdir_in(&place) else { continue };
-        if DirectFile::open(&dir.path().join("probe"), Access::Create, Faults::NEVER).is_ok() {
+        let probe = dir.path().join("probe");
+        if DirectFile::open(&probe, Access::Create, Faults::NEVER).is_ok() && std::fs::remove_file(probe).is_ok() {
             return dir;
         }
     }

@@ -3,5 +3,6 @@
 pub mod file;
 pub mod gate;
 pub mod host;
+pub mod image;
 pub mod lock;
 pub mod state;

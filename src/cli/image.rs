@@ -1,0 +1,99 @@
+//! `duplexvm image`: images made, copied in, read through, measured.
+
+use std::path::Path;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::args::{ImageCheckArgs, ImageCommand, ImageCreateArgs, ImageImportArgs, ImageSizesArgs};
+use crate::config::show_size;
+use crate::outcome::{Failure, say};
+use crate::storage::image::{self, ImageError, Progress, Room};
+
+/// Runs the command.
+pub fn main(command: &ImageCommand) -> Result<(), Failure> {
+    match command {
+        ImageCommand::Create(args) => create(args),
+        ImageCommand::Import(args) => import(args),
+        ImageCommand::Check(args) => check(args),
+        ImageCommand::Sizes(args) => sizes(args),
+    }
+}
+
+fn create(args: &ImageCreateArgs) -> Result<(), Failure> {
+    let room = if args.sparse { Room::Sparse } else { Room::Aside };
+    image::create(&args.path, args.size, room).map_err(failure)
+}
+
+fn import(args: &ImageImportArgs) -> Result<(), Failure> {
+    let mut bar = Bar::new("import");
+    let imported = image::import(&args.source, args.format, &args.target, args.overwrite, &mut bar).map_err(failure)?;
+    bar.0.finish_and_clear();
+    if imported.bytes > imported.source_bytes {
+        let (source, added) = (args.source.display(), imported.bytes - imported.source_bytes);
+        say(&format!("{source} has {} bytes; {added} zeros were added", imported.source_bytes))?;
+    }
+    Ok(())
+}
+
+fn check(args: &ImageCheckArgs) -> Result<(), Failure> {
+    let mut bar = Bar::new("check");
+    let found = image::digest(&args.path, &mut bar).map_err(failure)?;
+    bar.0.finish_and_clear();
+    match &args.blake3 {
+        Some(due) if *due != found => {
+            Err(failure(ImageError::Hash { path: args.path.clone(), found, due: due.clone() }))
+        }
+        _ => say(&format!("{found}  {}", args.path.display())),
+    }
+}
+
+fn sizes(args: &ImageSizesArgs) -> Result<(), Failure> {
+    let one = |path: &Path| Ok((path.to_owned(), image::sizes(path).map_err(failure)?));
+    let all = args.paths.iter().map(|path| one(path)).collect::<Result<Vec<_>, Failure>>()?;
+    for (path, sizes) in all {
+        let (bytes, allocated) = (sizes.bytes, sizes.allocated_bytes);
+        say(&if args.json {
+            let path = path.to_string_lossy();
+            json!({"path": path, "bytes": bytes, "allocated_bytes": allocated, "sector_bytes": sizes.sector_bytes})
+                .to_string()
+        } else {
+            let (size, taken) = (show_size(bytes), show_size(allocated));
+            format!(
+                "{}: {size} ({bytes} bytes), takes {taken}, sectors of {} bytes",
+                path.display(),
+                sizes.sector_bytes
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Wrong usage is 2, a missing program 3, all else 1.
+fn failure(error: ImageError) -> Failure {
+    let code = match error {
+        ImageError::Kind { .. } | ImageError::Size { .. } | ImageError::Looks { .. } | ImageError::Device { .. } => 2,
+        ImageError::NoConverter { .. } => 3,
+        _ => 1,
+    };
+    Failure::of(code, &error)
+}
+
+/// How far it is, on a terminal; nowhere else.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(what: &'static str) -> Bar {
+        let style = ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} % {bytes}/{total_bytes} {eta}");
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_prefix(what);
+        Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+    }
+}
+
+impl Progress for Bar {
+    fn step(&mut self, done: u64, total: u64) -> bool {
+        self.0.set_length(total);
+        self.0.set_position(done);
+        true
+    }
+}

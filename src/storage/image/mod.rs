@@ -1,0 +1,338 @@
+//! Images as files and block devices: made, copied in, read through, held.
+//!
+//! ```text
+//!   create, import ──▶ New: a file without a name ── filled, on stable storage ──▶ linked under its name, if that is free
+//!                  ──▶ a block device, held exclusively: in place
+//!   hold ──▶ nobody else writes it, as long as what is returned lives
+//!   digest ──▶ every byte read past the page cache, its BLAKE3
+//! ```
+//!
+//! An image is raw: byte n of the file is byte n of the guest's disk. A new file is whole or not there, however the
+//! process ends. Sizes are multiples of [`UNIT_BYTES`], which disks of 512 and of 4096-byte sectors take alike.
+
+mod foreign;
+mod import;
+mod new;
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, flock};
+
+pub use foreign::Format;
+pub use import::{Imported, import};
+pub use new::{Room, create};
+
+use super::file::{Access, Buffer, DirectFile, Faults, OpenError};
+
+/// What an image's size is a multiple of, in bytes: the largest sector of a disk.
+pub const UNIT_BYTES: u64 = 4096;
+
+/// Bytes of one step of a copy: between two of them it can be cancelled.
+const STEP_BYTES: usize = 4 << 20;
+
+/// The byte that QEMU locks while it may write an image.
+const QEMU_WRITES: i64 = 101;
+
+/// Why something was not done with an image. Nothing has changed then, but for a block device that is being written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Somebody else has it.
+    #[error("Disk image {path:?} is in use{}; end that, or let both only read it", if *kernel { " by this host: mounted, or part of another device" } else { " by another process" })]
+    Busy {
+        /// The image.
+        path: PathBuf,
+        /// By the kernel, not by a process.
+        kernel: bool,
+    },
+    /// There is no such file.
+    #[error("There is no disk image {path:?}")]
+    Absent {
+        /// The image.
+        path: PathBuf,
+    },
+    /// Something has the new image's name.
+    #[error("{path:?} exists: an image is never written over; remove it first, or take another name")]
+    Exists {
+        /// The image.
+        path: PathBuf,
+    },
+    /// A block device was named as the new image, and nobody said that it may be written.
+    #[error("{path:?} is a block device: what is on it would be lost; --overwrite says that it may")]
+    Device {
+        /// The device.
+        path: PathBuf,
+    },
+    /// Neither a file nor a block device.
+    #[error("{path:?} is neither a file nor a block device")]
+    Kind {
+        /// What.
+        path: PathBuf,
+    },
+    /// Its size cannot be that of an image.
+    #[error("{path:?} has {bytes} bytes; an image has a multiple of {UNIT_BYTES}, not 0: the next is {}", next_size(*bytes))]
+    Size {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The target has no room for the source.
+    #[error("{path:?} has {has_bytes} bytes, {needs_bytes} are needed: take a larger device")]
+    Small {
+        /// The target.
+        path: PathBuf,
+        /// Its size.
+        has_bytes: u64,
+        /// The source's.
+        needs_bytes: u64,
+    },
+    /// The file system is full.
+    #[error("The file system of {path:?} has no room for {bytes} bytes: make room, or put the image elsewhere")]
+    Full {
+        /// The new image.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The file system cannot set room aside.
+    #[error(
+        "The file system of {path:?} cannot set room aside: --sparse makes the image without, and it may run out later"
+    )]
+    NoRoomAside {
+        /// The new image.
+        path: PathBuf,
+    },
+    /// It looks like another format, and nobody said which it is.
+    #[error("{path:?} looks like {found}: say --format {found}, or --format raw if a guest's disk begins so")]
+    Looks {
+        /// The source.
+        path: PathBuf,
+        /// The format.
+        found: Format,
+    },
+    /// Its data are in another file, too.
+    #[error("{path:?} stands on {backing:?}: make one image of both first (qemu-img convert), then import that")]
+    Backed {
+        /// The source.
+        path: PathBuf,
+        /// The file that it names.
+        backing: String,
+    },
+    /// No program that reads the format.
+    #[error(
+        "qemu-img, which reads {format}, is not installed: install qemu-utils (Debian) or qemu-img, or convert it to raw elsewhere"
+    )]
+    NoConverter {
+        /// The format.
+        format: Format,
+    },
+    /// That program failed.
+    #[error("qemu-img cannot read {path:?}: {said}")]
+    Converter {
+        /// The source.
+        path: PathBuf,
+        /// What it said last.
+        said: String,
+    },
+    /// It does not hold what it should.
+    #[error("{path:?} does not hold what was expected: its BLAKE3 is {found}, not {due}")]
+    Hash {
+        /// The image.
+        path: PathBuf,
+        /// Its hash.
+        found: String,
+        /// The one given.
+        due: String,
+    },
+    /// The operator cancelled it.
+    #[error("Cancelled; {path:?} is as it was")]
+    Cancelled {
+        /// The new image.
+        path: PathBuf,
+    },
+    /// No access past the page cache.
+    #[error(transparent)]
+    Direct(#[from] OpenError),
+    /// A read or a write failed.
+    #[error("{path:?} cannot be {done}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Which: opened, read, written.
+        done: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    fn io(path: &Path, done: &'static str) -> impl FnOnce(io::Error) -> ImageError {
+        move |source| match source.raw_os_error() {
+            Some(libc::ENOENT) if done == "opened" => ImageError::Absent { path: path.into() },
+            _ => ImageError::Io { path: path.into(), done, source },
+        }
+    }
+}
+
+fn next_size(bytes: u64) -> u64 {
+    bytes.max(1).checked_next_multiple_of(UNIT_BYTES).unwrap_or(bytes)
+}
+
+/// How far long work has come; it is asked after each step whether it may go on.
+pub trait Progress {
+    /// `done` of `total` bytes; false: cancel.
+    fn step(&mut self, done: u64, total: u64) -> bool;
+}
+
+impl<F: FnMut(u64, u64) -> bool> Progress for F {
+    fn step(&mut self, done: u64, total: u64) -> bool {
+        self(done, total)
+    }
+}
+
+/// Opens an image and keeps others from writing it, or from having it at all, until what is returned is dropped.
+///
+/// The lock is one of open file descriptions over the whole file (fcntl(2), `F_OFD_SETLK`): QEMU and its tools heed it
+/// too. A file system without locks gives none; a block device that the kernel uses is refused (open(2), `O_EXCL`).
+pub fn hold(path: &Path, read_only: bool) -> Result<File, ImageError> {
+    let kind = std::fs::metadata(path).map_err(ImageError::io(path, "opened"))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(ImageError::Kind { path: path.into() });
+    }
+    let exclusive = if kind.is_block_device() && !read_only { libc::O_EXCL } else { 0 };
+    let file = OpenOptions::new().read(true).write(!read_only).custom_flags(exclusive).open(path);
+    let file = file.map_err(|source| match source.raw_os_error() {
+        Some(libc::EBUSY) => ImageError::Busy { path: path.into(), kernel: true },
+        _ => ImageError::io(path, "opened")(source),
+    })?;
+    if lock(&file, read_only) { Ok(file) } else { Err(ImageError::Busy { path: path.into(), kernel: false }) }
+}
+
+/// False when somebody else has a lock on it that bears no such one beside it.
+fn lock(file: &File, read_only: bool) -> bool {
+    let range = |kind: i32, at: i64, bytes: i64| flock {
+        l_type: kind as i16,
+        l_whence: SEEK_SET as i16,
+        l_start: at,
+        l_len: bytes,
+        l_pid: 0,
+    };
+    let kind = if read_only { F_RDLCK } else { F_WRLCK };
+    // Length 0: to the end, wherever that will be.
+    if let Err(Errno::EAGAIN | Errno::EACCES) = fcntl(file, FcntlArg::F_OFD_SETLK(&range(kind, 0, 0))) {
+        return false;
+    }
+    // A QEMU that writes has a lock for readers, on one byte that says so (its docs: image locking).
+    let mut found = range(F_WRLCK, QEMU_WRITES, 1);
+    let asked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
+    !(asked.is_ok() && i32::from(found.l_type) != F_UNLCK && (found.l_start, found.l_len) == (QEMU_WRITES, 1))
+}
+
+/// Which file or device it is, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// A file.
+    File {
+        /// Of its file system.
+        device: u64,
+        /// Its own.
+        inode: u64,
+    },
+    /// A block device.
+    Device(u64),
+}
+
+impl Identity {
+    /// Of what is at `path`, if anything is.
+    pub fn of(path: &Path) -> Option<Identity> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(match metadata.file_type().is_block_device() {
+            true => Identity::Device(metadata.rdev()),
+            false => Identity::File { device: metadata.dev(), inode: metadata.ino() },
+        })
+    }
+}
+
+/// How large an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// What a guest sees, in bytes.
+    pub bytes: u64,
+    /// What it takes of the file system, in bytes; a block device takes all of itself.
+    pub allocated_bytes: u64,
+    /// What is read and written at least, in bytes.
+    pub sector_bytes: u64,
+}
+
+/// The sizes of the image at `path`.
+pub fn sizes(path: &Path) -> Result<Sizes, ImageError> {
+    let (file, metadata) = open(path)?;
+    let bytes = length(&file, path)?;
+    let sector_bytes = match super::file::direct_alignment(&file) {
+        Ok(Some(said)) if said.offset_bytes > 0 => u64::from(said.offset_bytes),
+        _ => 512,
+    };
+    let allocated_bytes = if metadata.is_file() { metadata.blocks() * 512 } else { bytes };
+    Ok(Sizes { bytes, allocated_bytes, sector_bytes })
+}
+
+/// Reads the whole image at `path`, past the page cache, as a guest's disk would be: its BLAKE3, in hexadecimal.
+///
+/// Nobody may write it meanwhile.
+pub fn digest(path: &Path, progress: &mut dyn Progress) -> Result<String, ImageError> {
+    let held = hold(path, true)?;
+    let total = length(&held, path)?;
+    check_size(path, total)?;
+    let file = DirectFile::open(path, Access::Read, Faults::NEVER)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = Buffer::zeroed(STEP_BYTES);
+    let mut done = 0;
+    while done < total {
+        let count = (total - done).min(STEP_BYTES as u64) as usize;
+        file.read_at(&mut buffer[..count], done).map_err(|source| ImageError::Io {
+            path: path.into(),
+            done: "read",
+            source: io::Error::new(source.kind(), format!("{source}, in the {count} bytes from byte {done} on")),
+        })?;
+        hasher.update(&buffer[..count]);
+        done += count as u64;
+        if !progress.step(done, total) {
+            return Err(ImageError::Cancelled { path: path.into() });
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Opens it to be read.
+fn open(path: &Path) -> Result<(File, Metadata), ImageError> {
+    let file = File::open(path).map_err(ImageError::io(path, "opened"))?;
+    let metadata = file.metadata().map_err(ImageError::io(path, "opened"))?;
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        return Err(ImageError::Kind { path: path.into() });
+    }
+    Ok((file, metadata))
+}
+
+fn length(mut file: &File, path: &Path) -> Result<u64, ImageError> {
+    file.seek(SeekFrom::End(0)).map_err(ImageError::io(path, "read"))
+}
+
+fn check_size(path: &Path, bytes: u64) -> Result<(), ImageError> {
+    let fits = bytes > 0 && bytes.is_multiple_of(UNIT_BYTES);
+    if fits { Ok(()) } else { Err(ImageError::Size { path: path.into(), bytes }) }
+}
+
+/// Where this process's descriptor of `file` is found by name, by its children too.
+fn name_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests;
