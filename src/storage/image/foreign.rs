@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
-use super::{ImageError, Progress};
+use super::{ImageError, Progress, name_of};
 
 /// A format of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,39 +79,56 @@ pub fn looks_like(file: &File) -> io::Result<Format> {
     Ok(found.map_or(Format::Raw, |(.., format)| format))
 }
 
-/// How many bytes a guest sees of the image at `path`; an image that stands on another is refused.
-pub fn virtual_bytes(path: &Path, format: Format) -> Result<u64, ImageError> {
+/// How many bytes a guest sees of the image at `path`, open as `held`; one whose data are in other files is refused.
+pub fn virtual_bytes(path: &Path, held: &File, format: Format) -> Result<u64, ImageError> {
     let mut command = Command::new("qemu-img");
-    // Shared: what keeps others from writing it meanwhile is our own lock.
-    command.args(["info", "--force-share", "--output=json", "-f", &format.to_string()]).arg(path).stdin(Stdio::null());
+    command
+        .args(["info", "--output=json", "--image-opts"])
+        .arg(options(held, &format.to_string()))
+        .stdin(Stdio::null());
     let output = command.output().map_err(|error| absent(&error, path, format))?;
     if !output.status.success() {
         return Err(ImageError::Converter { path: path.into(), said: last_line(&output.stderr) });
     }
     let unclear = || ImageError::Converter { path: path.into(), said: "it does not say how large it is".into() };
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|_| unclear())?;
-    if let Some(backing) = said["backing-filename"].as_str() {
-        return Err(ImageError::Backed { path: path.into(), backing: backing.into() });
+    let own = name_of(held);
+    if let Some(backing) = others(&said, &own.to_string_lossy()) {
+        return Err(ImageError::Backed { path: path.into(), backing });
     }
     said["virtual-size"].as_u64().ok_or_else(unclear)
 }
 
-/// Writes what a guest sees of the image at `path` over `target`, which is zero and as long, and whose name has no comma.
+/// Which file of the host, beside itself, an image says that its data are in.
+fn others(said: &serde_json::Value, own: &str) -> Option<String> {
+    let special = &said["format-specific"]["data"];
+    let named = [&said["backing-filename"], &said["full-backing-filename"], &special["data-file"]];
+    let extents = special["extents"].as_array().into_iter().flatten().map(|extent| &extent["filename"]);
+    let mut names = named.into_iter().chain(extents).filter_map(serde_json::Value::as_str);
+    names.find(|name| *name != own).map(str::to_owned)
+}
+
+/// How qemu-img is to open what this process has open and locked.
+fn options(file: &File, driver: &str) -> String {
+    let kind = if file.metadata().is_ok_and(|found| found.is_file()) { "file" } else { "host_device" };
+    // No comma is in that name.
+    format!("driver={driver},file.driver={kind},file.locking=off,file.filename={}", name_of(file).display())
+}
+
+/// Writes what a guest sees of the image at `path`, open as `held`, over `target`, which is zero and as long.
 pub fn convert(
     path: &Path,
+    held: &File,
     format: Format,
-    target: &Path,
+    target: &File,
     bytes: u64,
     progress: &mut dyn Progress,
 ) -> Result<(), ImageError> {
     let unread = |error: io::Error| ImageError::Converter { path: path.into(), said: error.to_string() };
     let (output, input) = io::pipe().map_err(unread)?;
     let mut command = Command::new("qemu-img");
-    command.args(["convert", "-p", "-n", "--target-is-zero", "--force-share", "-f", &format.to_string()]);
-    // The lock on the target is ours, too.
-    let driver = if target.metadata().is_ok_and(|found| found.is_file()) { "file" } else { "host_device" };
-    let target_options = format!("driver=raw,file.driver={driver},file.locking=off,file.filename={}", target.display());
-    command.arg("--target-image-opts").arg(path).arg(target_options).stdin(Stdio::null());
+    command.args(["convert", "-p", "-n", "--target-is-zero", "--image-opts", "--target-image-opts"]);
+    command.arg(options(held, &format.to_string())).arg(options(target, "raw")).stdin(Stdio::null());
     command.stdout(input.try_clone().map_err(unread)?).stderr(input);
     let mut converter = Converter(command.spawn().map_err(|error| absent(&error, path, format))?);
     // The pipe's other end is the child's alone.
@@ -126,7 +143,7 @@ pub fn convert(
         }
         match hundredths(&line) {
             Some(hundredths) if !progress.step(bytes / 10_000 * hundredths, bytes) => {
-                return Err(ImageError::Cancelled { path: target.into() });
+                return Err(ImageError::Cancelled { path: path.into() });
             }
             None if !line.is_empty() => said.clone_from(&line),
             _ => {}

@@ -18,7 +18,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::foreign::{self, Format};
 use super::new::New;
-use super::{ImageError, Progress, STEP_BYTES, hold, length, name_of, next_size};
+use super::{ImageError, Progress, STEP_BYTES, hold, length, next_size};
 
 nix::ioctl_write_int!(
     /// Makes a file share all its blocks with another (ioctl_ficlonerange(2)).
@@ -56,7 +56,7 @@ pub fn import(
     };
     let source_bytes = match format {
         Format::Raw => length(&held, source)?,
-        format => foreign::virtual_bytes(source, format)?,
+        format => foreign::virtual_bytes(source, &held, format)?,
     };
     if source_bytes == 0 {
         return Err(ImageError::Size { path: source.into(), bytes: 0 });
@@ -94,7 +94,7 @@ fn fill(
     progress: &mut dyn Progress,
 ) -> Result<(), ImageError> {
     if imported.format != Format::Raw {
-        return match foreign::convert(source, imported.format, &name_of(file), imported.bytes, progress) {
+        return match foreign::convert(source, held, imported.format, file, imported.bytes, progress) {
             Err(ImageError::Cancelled { .. }) => Err(ImageError::Cancelled { path: target.into() }),
             result => result,
         };

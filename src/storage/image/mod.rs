@@ -117,7 +117,9 @@ pub enum ImageError {
         found: Format,
     },
     /// Its data are in another file, too.
-    #[error("{path:?} stands on {backing:?}: make one image of both first (qemu-img convert), then import that")]
+    #[error(
+        "{path:?} has its data in {backing:?}, too: make one image of both first (qemu-img convert), then import that"
+    )]
     Backed {
         /// The source.
         path: PathBuf,
