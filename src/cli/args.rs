@@ -178,6 +178,9 @@ pub struct ImageImportArgs {
     /// The target is a block device, and what is on it may be lost
     #[arg(long)]
     pub overwrite: bool,
+    /// End as if killed when the image has come so far: for tests
+    #[arg(long, hide = true, value_name = "STAGE")]
+    pub test_kill_at: Option<String>,
 }
 
 /// Arguments of `image check`.

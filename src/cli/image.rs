@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use super::args::{ImageCheckArgs, ImageCommand, ImageCreateArgs, ImageImportArgs, ImageSizesArgs};
 use crate::config::show_size;
 use crate::outcome::{Failure, say};
-use crate::storage::image::{self, ImageError, Progress, Room};
+use crate::storage::image::{self, ImageError, Progress, Room, Stage};
 
 /// Runs the command.
 pub fn main(command: &ImageCommand) -> Result<(), Failure> {
@@ -27,8 +29,9 @@ fn create(args: &ImageCreateArgs) -> Result<(), Failure> {
 
 fn import(args: &ImageImportArgs) -> Result<(), Failure> {
     let mut bar = Bar::new("import");
+    bar.kill_at.clone_from(&args.test_kill_at);
     let imported = image::import(&args.source, args.format, &args.target, args.overwrite, &mut bar).map_err(failure)?;
-    bar.0.finish_and_clear();
+    bar.bar.finish_and_clear();
     if imported.bytes > imported.source_bytes {
         let (source, added) = (args.source.display(), imported.bytes - imported.source_bytes);
         say(&format!("{source} has {} bytes; {added} zeros were added", imported.source_bytes))?;
@@ -39,7 +42,7 @@ fn import(args: &ImageImportArgs) -> Result<(), Failure> {
 fn check(args: &ImageCheckArgs) -> Result<(), Failure> {
     let mut bar = Bar::new("check");
     let found = image::digest(&args.path, &mut bar).map_err(failure)?;
-    bar.0.finish_and_clear();
+    bar.bar.finish_and_clear();
     match &args.blake3 {
         Some(due) if *due != found => {
             Err(failure(ImageError::Hash { path: args.path.clone(), found, due: due.clone() }))
@@ -80,20 +83,32 @@ fn failure(error: ImageError) -> Failure {
 }
 
 /// How far it is, on a terminal; nowhere else.
-struct Bar(ProgressBar);
+struct Bar {
+    bar: ProgressBar,
+    /// For tests.
+    kill_at: Option<String>,
+}
 
 impl Bar {
     fn new(what: &'static str) -> Bar {
         let style = ProgressStyle::with_template("{prefix} {wide_bar} {percent:>3} % {bytes}/{total_bytes} {eta}");
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_prefix(what);
-        Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+        Bar { bar: bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())), kill_at: None }
     }
 }
 
 impl Progress for Bar {
     fn step(&mut self, done: u64, total: u64) -> bool {
-        self.0.set_length(total);
-        self.0.set_position(done);
+        self.bar.set_length(total);
+        self.bar.set_position(done);
         true
+    }
+
+    fn reached(&mut self, stage: Stage) {
+        let named = Stage::ALL.iter().find(|(_, name)| Some(*name) == self.kill_at.as_deref());
+        if named.is_some_and(|(at, _)| *at == stage) {
+            // It does not come back.
+            let _ = kill(Pid::this(), Signal::SIGKILL);
+        }
     }
 }

@@ -18,7 +18,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::foreign::{self, Format};
 use super::new::New;
-use super::{ImageError, Progress, STEP_BYTES, hold, length, next_size};
+use super::{ImageError, Progress, STEP_BYTES, Stage, hold, length, next_size};
 
 nix::ioctl_write_int!(
     /// Makes a file share all its blocks with another (ioctl_ficlonerange(2)).
@@ -65,9 +65,12 @@ pub fn import(
     let device = std::fs::metadata(target).is_ok_and(|found| found.file_type().is_block_device());
     if !device {
         let new = New::begin(target)?;
+        progress.reached(Stage::Begun);
         new.set_length(imported.bytes)?;
+        progress.reached(Stage::Long);
         fill(source, &held, &new.file, target, &imported, progress)?;
-        new.finish()?;
+        progress.reached(Stage::Filled);
+        new.finish(progress)?;
         return Ok(imported);
     }
     if !overwrite {

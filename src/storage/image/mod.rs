@@ -187,10 +187,41 @@ fn next_size(bytes: u64) -> u64 {
     bytes.max(1).checked_next_multiple_of(UNIT_BYTES).unwrap_or(bytes)
 }
 
+/// How far the making of an image is: whatever happens between two of these, the image is not there, or whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// There is a file without a name.
+    Begun,
+    /// It is as long as the image.
+    Long,
+    /// It holds all.
+    Filled,
+    /// On stable storage, too.
+    Synced,
+    /// It has its name.
+    Linked,
+}
+
+impl Stage {
+    /// All of them, in order, by their names.
+    pub const ALL: [(Stage, &str); 5] = [
+        (Stage::Begun, "begun"),
+        (Stage::Long, "long"),
+        (Stage::Filled, "filled"),
+        (Stage::Synced, "synced"),
+        (Stage::Linked, "linked"),
+    ];
+}
+
 /// How far long work has come; it is asked after each step whether it may go on.
 pub trait Progress {
     /// `done` of `total` bytes; false: cancel.
     fn step(&mut self, done: u64, total: u64) -> bool;
+
+    /// A new file has come so far.
+    fn reached(&mut self, stage: Stage) {
+        let _ = stage;
+    }
 }
 
 impl<F: FnMut(u64, u64) -> bool> Progress for F {

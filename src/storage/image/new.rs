@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, fallocate};
 use nix::unistd::linkat;
 
-use super::{ImageError, check_size, lock, name_of};
+use super::{ImageError, Progress, Stage, check_size, lock, name_of};
 
 /// Whether an image's room is set aside when it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub fn create(path: &Path, bytes: u64, room: Room) -> Result<(), ImageError> {
     if room == Room::Aside {
         new.set_aside(bytes)?;
     }
-    new.finish()
+    new.finish(&mut |_, _| true)
 }
 
 /// A file that nobody finds yet.
@@ -94,9 +94,10 @@ impl New {
     }
 
     /// It is whole: on stable storage, then under its name.
-    pub fn finish(self) -> Result<(), ImageError> {
+    pub fn finish(self, progress: &mut dyn Progress) -> Result<(), ImageError> {
         let failed = |source: io::Error| ImageError::Io { path: self.path.clone(), done: "written", source };
         self.file.sync_all().map_err(failed)?;
+        progress.reached(Stage::Synced);
         let linked = match &self.part {
             // Unlike a renaming, linking never replaces what is there.
             Some(part) => std::fs::hard_link(part, &self.path),
@@ -107,6 +108,7 @@ impl New {
             io::ErrorKind::AlreadyExists => ImageError::Exists { path: self.path.clone() },
             _ => failed(source),
         })?;
+        progress.reached(Stage::Linked);
         File::open(room_of(&self.path)).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 }

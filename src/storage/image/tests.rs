@@ -49,14 +49,14 @@ fn without_files_without_names_it_is_the_same() {
     let new = New::beside(&path).unwrap();
     assert!(matches!(New::beside(&path), Err(ImageError::Busy { .. })), "it is being made");
     new.set_length(4096).unwrap();
-    new.finish().unwrap();
+    new.finish(&mut on).unwrap();
     assert_eq!(names(dir.path()), ["image"]);
     assert_eq!(std::fs::read(&path).unwrap(), [0; 4096]);
     // Somebody else was faster.
     let other = dir.path().join("other");
     let new = New::beside(&other).unwrap();
     std::fs::write(&other, b"theirs").unwrap();
-    assert!(matches!(new.finish(), Err(ImageError::Exists { .. })));
+    assert!(matches!(new.finish(&mut on), Err(ImageError::Exists { .. })));
     assert_eq!(std::fs::read(&other).unwrap(), b"theirs");
     drop(New::beside(&dir.path().join("third")).unwrap());
     assert_eq!(names(dir.path()), ["image", "other"]);
