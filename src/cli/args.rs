@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::config::{parse_duration, parse_size};
-use crate::storage::image::Format;
+use crate::storage::image::{Format, Stage};
 
 /// Arguments of `init`.
 #[derive(Debug, Clone, Args)]
@@ -179,8 +179,8 @@ pub struct ImageImportArgs {
     #[arg(long)]
     pub overwrite: bool,
     /// End as if killed when the image has come so far: for tests
-    #[arg(long, hide = true, value_name = "STAGE")]
-    pub test_kill_at: Option<String>,
+    #[arg(long, hide = true, value_name = "STAGE", value_parser = stage)]
+    pub test_kill_at: Option<Stage>,
 }
 
 /// Arguments of `image check`.
@@ -206,6 +206,11 @@ pub struct ImageSizesArgs {
 
 fn size(text: &str) -> Result<u64, String> {
     parse_size(text).ok_or_else(|| "write a whole number and a unit: 512MiB or 20GiB".to_owned())
+}
+
+fn stage(text: &str) -> Result<Stage, String> {
+    let found = Stage::ALL.iter().find(|(_, name)| *name == text).map(|(stage, _)| *stage);
+    found.ok_or_else(|| format!("there are {}", Stage::ALL.map(|(_, name)| name).join(", ")))
 }
 
 fn hash(text: &str) -> Result<String, String> {

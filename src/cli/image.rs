@@ -29,7 +29,7 @@ fn create(args: &ImageCreateArgs) -> Result<(), Failure> {
 
 fn import(args: &ImageImportArgs) -> Result<(), Failure> {
     let mut bar = Bar::new("import");
-    bar.kill_at.clone_from(&args.test_kill_at);
+    bar.kill_at = args.test_kill_at;
     let imported = image::import(&args.source, args.format, &args.target, args.overwrite, &mut bar).map_err(failure)?;
     bar.bar.finish_and_clear();
     if imported.bytes > imported.source_bytes {
@@ -86,7 +86,7 @@ fn failure(error: ImageError) -> Failure {
 struct Bar {
     bar: ProgressBar,
     /// For tests.
-    kill_at: Option<String>,
+    kill_at: Option<Stage>,
 }
 
 impl Bar {
@@ -105,8 +105,7 @@ impl Progress for Bar {
     }
 
     fn reached(&mut self, stage: Stage) {
-        let named = Stage::ALL.iter().find(|(_, name)| Some(*name) == self.kill_at.as_deref());
-        if named.is_some_and(|(at, _)| *at == stage) {
+        if self.kill_at == Some(stage) {
             // It does not come back.
             let _ = kill(Pid::this(), Signal::SIGKILL);
         }

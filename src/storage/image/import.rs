@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
@@ -180,7 +180,7 @@ impl Copy<'_> {
 }
 
 /// Makes the first `bytes` of a block device zero.
-fn zero(mut file: &File, bytes: u64) -> io::Result<()> {
+fn zero(file: &File, bytes: u64) -> io::Result<()> {
     let mode = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     match fallocate(file, mode, 0, bytes as i64) {
         Ok(()) => return Ok(()),
@@ -194,5 +194,5 @@ fn zero(mut file: &File, bytes: u64) -> io::Result<()> {
         file.write_all_at(&zeros[..count], at)?;
         at += count as u64;
     }
-    file.seek(SeekFrom::Start(0)).map(drop)
+    Ok(())
 }

@@ -235,11 +235,9 @@ impl<F: FnMut(u64, u64) -> bool> Progress for F {
 /// The lock is one of open file descriptions over the whole file (fcntl(2), `F_OFD_SETLK`): QEMU and its tools heed it
 /// too. A file system without locks gives none; a block device that the kernel uses is refused (open(2), `O_EXCL`).
 pub fn hold(path: &Path, read_only: bool) -> Result<File, ImageError> {
-    let kind = std::fs::metadata(path).map_err(ImageError::io(path, "opened"))?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(ImageError::Kind { path: path.into() });
-    }
-    let exclusive = if kind.is_block_device() && !read_only { libc::O_EXCL } else { 0 };
+    let metadata = std::fs::metadata(path).map_err(ImageError::io(path, "opened"))?;
+    check_kind(path, &metadata)?;
+    let exclusive = if metadata.file_type().is_block_device() && !read_only { libc::O_EXCL } else { 0 };
     let file = OpenOptions::new().read(true).write(!read_only).custom_flags(exclusive).open(path);
     let file = file.map_err(|source| match source.raw_os_error() {
         Some(libc::EBUSY) => ImageError::Busy { path: path.into(), kernel: true },
@@ -306,7 +304,9 @@ pub struct Sizes {
 
 /// The sizes of the image at `path`.
 pub fn sizes(path: &Path) -> Result<Sizes, ImageError> {
-    let (file, metadata) = open(path)?;
+    let file = File::open(path).map_err(ImageError::io(path, "opened"))?;
+    let metadata = file.metadata().map_err(ImageError::io(path, "opened"))?;
+    check_kind(path, &metadata)?;
     let bytes = length(&file, path)?;
     let sector_bytes = match super::file::direct_alignment(&file) {
         Ok(Some(said)) if said.offset_bytes > 0 => u64::from(said.offset_bytes),
@@ -343,14 +343,9 @@ pub fn digest(path: &Path, progress: &mut dyn Progress) -> Result<String, ImageE
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Opens it to be read.
-fn open(path: &Path) -> Result<(File, Metadata), ImageError> {
-    let file = File::open(path).map_err(ImageError::io(path, "opened"))?;
-    let metadata = file.metadata().map_err(ImageError::io(path, "opened"))?;
-    if !metadata.is_file() && !metadata.file_type().is_block_device() {
-        return Err(ImageError::Kind { path: path.into() });
-    }
-    Ok((file, metadata))
+fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), ImageError> {
+    let fits = metadata.is_file() || metadata.file_type().is_block_device();
+    if fits { Ok(()) } else { Err(ImageError::Kind { path: path.into() }) }
 }
 
 fn length(mut file: &File, path: &Path) -> Result<u64, ImageError> {
