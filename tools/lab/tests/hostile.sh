@@ -3,7 +3,7 @@
 . /lab/host.sh
 
 modprobe brd rd_nr=2 rd_size=8192
-# Ten seeds, half of them on each host: an emulated one bears only so many guests.
+# Ten seeds, half of them on each host: beside each other.
 seeds=5
 first=$((SEED + (NUMBER - 1) * seeds))
 for seed in $(seq $first $((first + seeds - 1))); do
