@@ -173,6 +173,8 @@ impl Mapping {
             libc::mprotect(last_guard.cast(), GUARD_BYTES, libc::PROT_NONE);
             libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE);
             libc::madvise(start.cast(), bytes, libc::MADV_DONTDUMP);
+            // A child that is about to run a hook needs no view of it: nothing is copied, nothing is marked to be.
+            libc::madvise(start.cast(), bytes, libc::MADV_DONTFORK);
             Ok(Mapping { start, bytes })
         }
     }

@@ -1,11 +1,11 @@
 # How fast a guest's disk is beside QEMU's microvm: the same block devices of the host, one guest kernel, one load.
-# lab: memory=1536 timeout=1500 silence=100 icount
+# lab: memory=1536 timeout=1500 silence=40 icount
 . /lab/host.sh
 
 # Which disk, what load, how many requests, and how many times as fast as QEMU it has to be, in hundredths. `ram` is brd, which
 # copies; `null` is null_blk, which moves nothing: what is left of a request of 1 MiB is what the kernels and the VMM make of it.
 loads="ram:sync:1500:150 ram:write:1500:100 ram:read:1500:100 ram:deep-write:4000:120 ram:deep-read:4000:120
-    ram:long-write:256:110 ram:long-read:256:110 ram:page-write:256:120 ram:page-read:256:120
+    ram:long-write:256:120 ram:long-read:256:120 ram:page-write:256:120 ram:page-read:256:120
     null:long-write:256:115 null:long-read:256:115 null:page-write:256:115 null:page-read:256:115"
 
 modprobe brd rd_nr=1 rd_size=16384
@@ -39,7 +39,7 @@ cp /lab/block.load /tmp/extra/load
 # What microvm's disks are reached by.
 cp "/lib/modules/$(cat "$kernels/generic/release")/kernel/drivers/virtio/virtio_mmio.ko" /tmp/extra/
 (cd /tmp/extra && find . | cpio -o -H newc 2>/dev/null) >>/tmp/load.cpio
-cmdline="console=ttyS0 panic=-1 quiet random.trust_cpu=on"
+cmdline="console=ttyS0 panic=-1 quiet random.trust_cpu=on hugepages=1"
 kernel=/tmp/vmlinux
 cp "$kernels/generic/vmlinux" $kernel
 # Nothing may wait for a disk while it is measured: with instructions for a clock, waiting is skipped in leaps.

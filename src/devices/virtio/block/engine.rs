@@ -5,6 +5,7 @@
 //!               └───────── the gate is shut: they stay
 //! ```
 
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -60,10 +61,10 @@ pub enum Engine {
 
 impl Engine {
     /// An engine for `disk`, woken by the bell of `link`, with at most `most` submissions at once. For the calling
-    /// thread alone.
-    pub fn new(way: Way, most: usize, disk: BorrowedFd<'_>, link: &Link) -> Engine {
+    /// thread alone; guest memory, in `ram`, is there as long as the engine.
+    pub fn new(way: Way, most: usize, disk: BorrowedFd<'_>, ram: &[Range<usize>], link: &Link) -> Engine {
         if way == Way::Best {
-            match Uring::new(most, disk, link) {
+            match Uring::new(most, disk, ram, link) {
                 Ok(uring) => return Engine::Uring(Box::new(uring)),
                 Err(error) => log::info!("This host gives no io_uring ({error}): its disks do one request at a time"),
             }
@@ -106,6 +107,15 @@ impl Engine {
         }
     }
 
+    /// How many parts of guest RAM it keeps pinned.
+    #[cfg(test)]
+    pub fn count_pinned(&self) -> usize {
+        match self {
+            Engine::Uring(uring) => uring.count_pinned(),
+            Engine::Plain(_) => 0,
+        }
+    }
+
     /// Something that came back.
     pub fn take(&mut self) -> Option<Answer> {
         match self {
@@ -115,11 +125,11 @@ impl Engine {
     }
 
     /// Drops what was pushed and not handed over. Nothing may be with the kernel.
-    pub fn drop_pushed(&mut self, most: usize, disk: BorrowedFd<'_>, link: &Link) {
+    pub fn drop_pushed(&mut self, most: usize, disk: BorrowedFd<'_>, ram: &[Range<usize>], link: &Link) {
         match self {
             Engine::Plain(plain) => plain.drop_pushed(),
             // What stands in a ring cannot be taken out of it; a ring that is closed forgets it.
-            Engine::Uring(uring) if uring.pushed() > 0 => *self = Engine::new(Way::Best, most, disk, link),
+            Engine::Uring(uring) if uring.pushed() > 0 => *self = Engine::new(Way::Best, most, disk, ram, link),
             Engine::Uring(_) => {}
         }
     }

@@ -9,14 +9,17 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
+use libc::iovec;
 
 use super::engine::{Admit, Answer, HELD_LOOK, Wait};
 use super::job::Op;
+use super::pins::{MOST_PINNED, Pins, Place};
 use crate::devices::virtio::link::Link;
 
 /// The bell's poll among the jobs' ids.
@@ -38,6 +41,7 @@ pub struct Uring {
     listening: bool,
     /// In the submission ring, oldest first, and not with the kernel; the bell's poll as nothing.
     pushed: VecDeque<Option<(usize, Op)>>,
+    pins: Pins,
 }
 
 impl std::fmt::Debug for Uring {
@@ -47,8 +51,9 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
-    /// A ring for `disk` that `link` wakes, with at most `most` submissions at once.
-    pub fn new(most: usize, disk: BorrowedFd<'_>, link: &Link) -> io::Result<Uring> {
+    /// A ring for `disk` that `link` wakes, with at most `most` submissions at once. Transfers may go from or to the
+    /// memory in `ram` as long as the ring is there.
+    pub fn new(most: usize, disk: BorrowedFd<'_>, ram: &[Range<usize>], link: &Link) -> io::Result<Uring> {
         // The bell's poll comes on top.
         let entries = (most as u32 + 1).next_power_of_two();
         // Completions wait for the thread that takes them: no interruption (Linux 6.1; older ones do without).
@@ -68,15 +73,19 @@ impl Uring {
         ring.submitter().register_files(&[disk.as_raw_fd()])?;
         // What the guest asks for does not decide how many threads this host has. Linux before 5.15 sets its own limit.
         let _ = ring.submitter().register_iowq_max_workers(&mut [MOST_KERNEL_THREADS, 0]);
+        // Without a place for registered buffers (Linux before 5.19) nothing is kept pinned.
+        let ram = ring.submitter().register_buffers_sparse(MOST_PINNED as u32).map_or(&[][..], |()| ram);
         let bell = Fd(link.bell().as_raw_fd());
-        let mut uring = Uring { ring, bell, listening: false, pushed: VecDeque::new() };
+        let pins = Pins::new(ram.to_vec());
+        let mut uring = Uring { ring, bell, listening: false, pushed: VecDeque::new(), pins };
         uring.listen()?;
         Ok(uring)
     }
 
     /// Adds a submission.
     pub fn push(&mut self, id: usize, op: Op) {
-        let entry = entry(op).user_data(id as u64);
+        let buffer = self.pinned(op);
+        let entry = entry(op, buffer).user_data(id as u64);
         self.push_entry(&entry, Some((id, op)));
     }
 
@@ -111,6 +120,37 @@ impl Uring {
             // It ends only where the kernel had no room for its completions.
             self.listening = cqueue::more(entry.flags());
         }
+    }
+
+    /// The registered buffer in which the memory of `op` lies.
+    fn pinned(&mut self, op: Op) -> Option<u16> {
+        let (Op::Read { vectors, count: 1, .. } | Op::Write { vectors, count: 1, .. }) = op else { return None };
+        // SAFETY: one vector is there, as the operation says.
+        let iovec { iov_base, iov_len } = unsafe { *vectors };
+        // What stands in the ring already may go by the number that would get another buffer.
+        match self.pins.place(iov_base as usize, iov_len, self.pushed.is_empty()) {
+            Place::Unpinned => None,
+            Place::Pinned(number) => Some(number),
+            Place::Register(number, window) => {
+                let buffer =
+                    iovec { iov_base: std::ptr::with_exposed_provenance_mut(window.start), iov_len: window.len() };
+                // SAFETY: the window is guest RAM, which is there as long as the ring, and goes by volatile accesses.
+                let registered =
+                    unsafe { self.ring.submitter().register_buffers_update(number.into(), &[buffer], None) };
+                if let Err(error) = registered {
+                    log::info!("No more guest memory is kept pinned for a disk: {error}");
+                    self.pins.refused(number);
+                    return None;
+                }
+                Some(number)
+            }
+        }
+    }
+
+    /// How many parts of guest RAM are pinned.
+    #[cfg(test)]
+    pub fn count_pinned(&self) -> usize {
+        self.pins.count_pinned()
     }
 
     /// Polls the bell for ever (Linux 5.13); an older kernel refuses that at once.
@@ -165,27 +205,29 @@ impl Uring {
     }
 }
 
-fn entry(op: Op) -> squeue::Entry {
+/// The submission of `op`, whose memory lies in registered buffer `buffer`, if in any.
+fn entry(op: Op, buffer: Option<u16>) -> squeue::Entry {
     match op {
         Op::Read { at, vectors, count, cut } => {
-            let entry = if count == 1 {
-                // SAFETY: one vector is there, as the operation says.
-                let vector = unsafe { *vectors };
-                opcode::Read::new(DISK, vector.iov_base.cast(), vector.iov_len as u32).offset(at).build()
-            } else {
-                opcode::Readv::new(DISK, vectors, count as u32).offset(at).build()
+            // SAFETY: one vector at least is there, as the operation says.
+            let vector = unsafe { *vectors };
+            let (memory, bytes) = (vector.iov_base.cast(), vector.iov_len as u32);
+            let entry = match buffer {
+                Some(buffer) => opcode::ReadFixed::new(DISK, memory, bytes, buffer).offset(at).build(),
+                None if count == 1 => opcode::Read::new(DISK, memory, bytes).offset(at).build(),
+                None => opcode::Readv::new(DISK, vectors, count as u32).offset(at).build(),
             };
             entry.flags(where_to(cut))
         }
         Op::Write { at, vectors, count, durable, cut } => {
             let flags = if durable { libc::RWF_DSYNC } else { 0 };
-            let entry = if count == 1 {
-                // SAFETY: as above.
-                let vector = unsafe { *vectors };
-                let write = opcode::Write::new(DISK, vector.iov_base.cast(), vector.iov_len as u32);
-                write.offset(at).rw_flags(flags).build()
-            } else {
-                opcode::Writev::new(DISK, vectors, count as u32).offset(at).rw_flags(flags).build()
+            // SAFETY: as above.
+            let vector = unsafe { *vectors };
+            let (memory, bytes) = (vector.iov_base.cast_const().cast(), vector.iov_len as u32);
+            let entry = match buffer {
+                Some(buffer) => opcode::WriteFixed::new(DISK, memory, bytes, buffer).offset(at).rw_flags(flags).build(),
+                None if count == 1 => opcode::Write::new(DISK, memory, bytes).offset(at).rw_flags(flags).build(),
+                None => opcode::Writev::new(DISK, vectors, count as u32).offset(at).rw_flags(flags).build(),
             };
             entry.flags(where_to(cut))
         }

@@ -11,9 +11,12 @@
 //! A held request is kept under the grant it came in with: if the right comes back under another one, the
 //! request never goes. While one is held, no other is taken.
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 use super::disk::Disk;
 use super::engine::{Answer, Engine, Wait, Way};
@@ -91,7 +94,7 @@ struct Service<'a> {
 
 impl<'a> Service<'a> {
     fn new(worker: &'a mut Worker, host: &'a Host<'a>) -> Service<'a> {
-        let engine = Engine::new(worker.way, MOST_JOBS, worker.disk.as_fd(), host.link);
+        let engine = Engine::new(worker.way, MOST_JOBS, worker.disk.as_fd(), &ram(host.memory), host.link);
         let (jobs, free) = (Vec::with_capacity(MOST_JOBS), Vec::with_capacity(MOST_JOBS));
         let mut service = Service {
             worker,
@@ -311,7 +314,7 @@ impl<'a> Service<'a> {
             }
             self.engine.go(self.worker.disk.as_fd(), self.host.link, Wait::Long, &mut |_| false);
         }
-        self.engine.drop_pushed(MOST_JOBS, self.worker.disk.as_fd(), self.host.link);
+        self.engine.drop_pushed(MOST_JOBS, self.worker.disk.as_fd(), &ram(self.host.memory), self.host.link);
         self.jobs.clear();
         self.free.clear();
         self.under_way_bytes = 0;
@@ -354,6 +357,15 @@ impl Drop for Service<'_> {
         self.let_go();
         std::thread::sleep(self.host.gate.settles_in((self.host.now)()));
     }
+}
+
+/// Where the guest's RAM lies in this process.
+fn ram(memory: &GuestMemoryMmap) -> Vec<Range<usize>> {
+    let range = |region: &GuestRegionMmap| {
+        let start = region.as_ptr() as usize;
+        start..start + region.size()
+    };
+    memory.iter().map(range).collect()
 }
 
 /// Asks the gate for all of `ops`, which the kernel is to get next; `held`: it has refused before.

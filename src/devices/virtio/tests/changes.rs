@@ -6,12 +6,15 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use libc::iovec;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::driver::*;
 use crate::devices::virtio::block::disk::Disk;
-use crate::devices::virtio::block::engine::{Engine, Way};
+use crate::devices::virtio::block::engine::{Answer, Engine, Wait, Way};
+use crate::devices::virtio::block::job::Op;
 use crate::devices::virtio::block::{CONFIG_WRITEBACK, F_CONFIG_WCE, F_FLUSH};
+use crate::storage::file::Buffer;
 use crate::storage::gate::Right;
 use crate::time::Mono;
 
@@ -33,10 +36,48 @@ fn change(rig: &mut Rig, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {
 fn io_uring_is_used_where_this_host_has_it() {
     let rig = Rig::new(64);
     let disk = Disk::open(&rig.directory.path().join("image"), false).unwrap();
-    let engine = |way| Engine::new(way, 8, disk.as_fd(), &rig.link);
+    let engine = |way| Engine::new(way, 8, disk.as_fd(), &[], &rig.link);
     let refused = io_uring::IoUring::new(8).is_err();
     assert_eq!(matches!(engine(Way::Best), Engine::Plain(_)), refused);
     assert!(matches!(engine(Way::Plain), Engine::Plain(_)));
+}
+
+/// Long transfers by a ring of its own, each with other data: all arrive, and the kernel has pinned where they come from.
+#[test]
+fn long_transfers_go_by_pinned_memory() {
+    const BYTES: usize = 1 << 20;
+    let rig = Rig::new(2 * BYTES / 512);
+    let path = rig.directory.path().join("image");
+    let disk = Disk::open(&path, false).unwrap();
+    let mut memory = Buffer::zeroed(3 * BYTES);
+    let ram = memory.as_ptr() as usize..memory.as_ptr() as usize + memory.len();
+    let mut engine = Engine::new(Way::Best, 8, disk.as_fd(), &[ram], &rig.link);
+    if matches!(engine, Engine::Plain(_)) {
+        return;
+    }
+    for n in 0..40u8 {
+        let (from, at) = (usize::from(n % 2) * BYTES, usize::from(n / 2 % 2) * BYTES);
+        memory[from..from + BYTES].fill(n + 1);
+        let mut vector = [iovec { iov_base: memory[from..].as_mut_ptr().cast(), iov_len: BYTES }];
+        let (at, vectors, count, cut) = (at as u64, vector.as_ptr(), 1, n.is_multiple_of(3));
+        let mut go = |op| {
+            engine.push(7, op);
+            assert!(engine.go(disk.as_fd(), &rig.link, Wait::No, &mut |_| true));
+            std::iter::repeat_with(|| {
+                engine.go(disk.as_fd(), &rig.link, Wait::Long, &mut |_| true);
+                engine.take()
+            })
+            .find_map(|answer| answer)
+        };
+        let due = Some(Answer { id: 7, result: BYTES as i32 });
+        assert_eq!(go(Op::Write { at, vectors, count, durable: n.is_multiple_of(2), cut }), due);
+        assert!(std::fs::read(&path).unwrap()[at as usize..][..BYTES].iter().all(|byte| *byte == n + 1));
+        // And back, to where nothing of it is.
+        vector[0].iov_base = memory[2 * BYTES..].as_mut_ptr().cast();
+        assert_eq!(go(Op::Read { at, vectors: vector.as_ptr(), count, cut }), due);
+        assert!(memory[2 * BYTES..].iter().all(|byte| *byte == n + 1));
+    }
+    assert!(engine.count_pinned() > 0);
 }
 
 #[test]
