@@ -158,7 +158,8 @@ impl Mapping {
         let raw: *mut u8 = raw.cast();
         let before = raw.wrapping_add(GUARD_BYTES).align_offset(HUGE_PAGE_BYTES);
         // SAFETY: `before` is at most the slack; what is cut off or guarded at both ends was mapped just now and holds
-        // nothing. Failures are harmless: unused address space stays mapped or open, or there are small pages.
+        // nothing. Failures are harmless: unused address space stays mapped or open, there are small
+        // pages, or dumps and children have it, too.
         unsafe {
             let first_guard = raw.add(before);
             let start = first_guard.add(GUARD_BYTES);
@@ -173,7 +174,7 @@ impl Mapping {
             libc::mprotect(last_guard.cast(), GUARD_BYTES, libc::PROT_NONE);
             libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE);
             libc::madvise(start.cast(), bytes, libc::MADV_DONTDUMP);
-            // A child that is about to run a hook needs no view of it: nothing is copied, nothing is marked to be.
+            // No child needs it, and for a child the kernel would copy whatever is pinned.
             libc::madvise(start.cast(), bytes, libc::MADV_DONTFORK);
             Ok(Mapping { start, bytes })
         }

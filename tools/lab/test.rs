@@ -9,7 +9,7 @@
 //! | --- | --- | --- |
 //! | hosts | how many, 1 to 4, called a to d | 1 |
 //! | memory | of each, MiB | 1024 |
-//! | cpus | of each | 1 |
+//! | cpus | of each, all on one processor of this machine | 1 |
 //! | timeout | of the whole test, s | 600 |
 //! | silence | a host that says nothing for so long is given up, s | 90 |
 //! | disk | size of the disk that all hosts share, MiB: `disk_of shared` there | none |

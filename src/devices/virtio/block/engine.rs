@@ -107,12 +107,12 @@ impl Engine {
         }
     }
 
-    /// How many parts of guest RAM it keeps pinned.
+    /// True when it keeps the memory at `address` pinned.
     #[cfg(test)]
-    pub fn count_pinned(&self) -> usize {
+    pub fn pins(&self, address: usize) -> bool {
         match self {
-            Engine::Uring(uring) => uring.count_pinned(),
-            Engine::Plain(_) => 0,
+            Engine::Uring(uring) => uring.pins(address),
+            Engine::Plain(_) => false,
         }
     }
 

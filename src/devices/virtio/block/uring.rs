@@ -30,6 +30,8 @@ const DISK: Fixed = Fixed(0);
 /// Most threads of the kernel's that submit this disk's long transfers.
 const MOST_KERNEL_THREADS: u32 = 4;
 
+const NO_MEMORY: iovec = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
 const ENTER_GETEVENTS: u32 = 1;
 const ENTER_EXT_ARG: u32 = 1 << 3;
 
@@ -42,6 +44,17 @@ pub struct Uring {
     /// In the submission ring, oldest first, and not with the kernel; the bell's poll as nothing.
     pushed: VecDeque<Option<(usize, Op)>>,
     pins: Pins,
+    /// By job: the number of the registered buffer by which its submission goes.
+    buffers: Vec<Option<u16>>,
+}
+
+impl Drop for Uring {
+    /// The kernel closes a ring when it gets round to it; guest memory is let go now. Nothing is with the kernel.
+    fn drop(&mut self) {
+        for number in 0..self.pins.numbers() as u16 {
+            let _ = self.register(number, NO_MEMORY);
+        }
+    }
 }
 
 impl std::fmt::Debug for Uring {
@@ -77,7 +90,7 @@ impl Uring {
         let ram = ring.submitter().register_buffers_sparse(MOST_PINNED as u32).map_or(&[][..], |()| ram);
         let bell = Fd(link.bell().as_raw_fd());
         let pins = Pins::new(ram.to_vec());
-        let mut uring = Uring { ring, bell, listening: false, pushed: VecDeque::new(), pins };
+        let mut uring = Uring { ring, bell, listening: false, pushed: VecDeque::new(), pins, buffers: Vec::new() };
         uring.listen()?;
         Ok(uring)
     }
@@ -85,6 +98,10 @@ impl Uring {
     /// Adds a submission.
     pub fn push(&mut self, id: usize, op: Op) {
         let buffer = self.pinned(op);
+        if self.buffers.len() <= id {
+            self.buffers.resize(id + 1, None);
+        }
+        self.buffers[id] = buffer;
         let entry = entry(op, buffer).user_data(id as u64);
         self.push_entry(&entry, Some((id, op)));
     }
@@ -115,42 +132,47 @@ impl Uring {
         loop {
             let entry = self.ring.completion().next()?;
             if entry.user_data() != BELL {
-                return Some(Answer { id: entry.user_data() as usize, result: entry.result() });
+                let id = entry.user_data() as usize;
+                if let Some(number) = self.buffers.get_mut(id).and_then(Option::take) {
+                    self.pins.ended(number);
+                }
+                return Some(Answer { id, result: entry.result() });
             }
             // It ends only where the kernel had no room for its completions.
             self.listening = cqueue::more(entry.flags());
         }
     }
 
-    /// The registered buffer in which the memory of `op` lies.
+    /// The number of the registered buffer in which the memory of `op` lies.
     fn pinned(&mut self, op: Op) -> Option<u16> {
         let (Op::Read { vectors, count: 1, .. } | Op::Write { vectors, count: 1, .. }) = op else { return None };
         // SAFETY: one vector is there, as the operation says.
         let iovec { iov_base, iov_len } = unsafe { *vectors };
-        // What stands in the ring already may go by the number that would get another buffer.
-        match self.pins.place(iov_base as usize, iov_len, self.pushed.is_empty()) {
-            Place::Unpinned => None,
-            Place::Pinned(number) => Some(number),
-            Place::Register(number, window) => {
-                let buffer =
-                    iovec { iov_base: std::ptr::with_exposed_provenance_mut(window.start), iov_len: window.len() };
-                // SAFETY: the window is guest RAM, which is there as long as the ring, and goes by volatile accesses.
-                let registered =
-                    unsafe { self.ring.submitter().register_buffers_update(number.into(), &[buffer], None) };
-                if let Err(error) = registered {
-                    log::info!("No more guest memory is kept pinned for a disk: {error}");
-                    self.pins.refused(number);
-                    return None;
-                }
-                Some(number)
-            }
+        let (number, window) = match self.pins.place(iov_base as usize, iov_len) {
+            Place::Unpinned => return None,
+            Place::Pinned(number) => return Some(number),
+            Place::Register(number, window) => (number, window),
+        };
+        // Empty first: the host need not allow both at once.
+        let memory = iovec { iov_base: std::ptr::with_exposed_provenance_mut(window.start), iov_len: window.len() };
+        let registered = self.register(number, NO_MEMORY).and_then(|()| self.register(number, memory));
+        if let Err(error) = registered {
+            log::info!("This host keeps no more guest memory pinned for a disk: {error}");
+            self.pins.refused(number);
+            return None;
         }
+        Some(number)
     }
 
-    /// How many parts of guest RAM are pinned.
+    fn register(&self, number: u16, memory: iovec) -> io::Result<()> {
+        // SAFETY: it is guest RAM, which all go at by volatile accesses, or nothing; its pages stay when it is unmapped.
+        unsafe { self.ring.submitter().register_buffers_update(number.into(), &[memory], None) }
+    }
+
+    /// True when the memory at `address` is pinned.
     #[cfg(test)]
-    pub fn count_pinned(&self) -> usize {
-        self.pins.count_pinned()
+    pub fn pins(&self, address: usize) -> bool {
+        self.pins.pins(address)
     }
 
     /// Polls the bell for ever (Linux 5.13); an older kernel refuses that at once.
@@ -236,8 +258,43 @@ fn entry(op: Op, buffer: Option<u16>) -> squeue::Entry {
     }
 }
 
-/// What the kernel has to cut it first refuses to do without waiting, after it has pinned all its pages, and then gives to
-/// a thread of its own: there at once.
+/// What the kernel has to cut it first refuses to do without waiting, after it has looked up all its pages, and then gives
+/// to a thread of its own: there at once.
 fn where_to(cut: bool) -> squeue::Flags {
     if cut { squeue::Flags::ASYNC } else { squeue::Flags::empty() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's number of what `entry` does (`enum io_uring_op` of linux/io_uring.h), and its flags.
+    fn of(entry: &squeue::Entry) -> (u8, u8) {
+        let shown = format!("{entry:?}");
+        let field = |name: &str| {
+            let from = shown.split_once(name).unwrap().1;
+            from.split([',', ' ']).next().unwrap().parse().unwrap()
+        };
+        (field("op_code: "), field("flags: "))
+    }
+
+    #[test]
+    fn each_transfer_goes_the_shortest_way() {
+        const ASYNC: u8 = 1 << 4;
+        const FIXED_FILE: u8 = 1;
+        let vectors = [NO_MEMORY; 2];
+        let read = |count, cut| Op::Read { at: 0, vectors: vectors.as_ptr(), count, cut };
+        let write = |count, cut| Op::Write { at: 0, vectors: vectors.as_ptr(), count, durable: true, cut };
+        for (op, buffer, due) in [
+            (read(1, false), None, (22, 0)),
+            (read(1, true), Some(3), (4, ASYNC)),
+            (read(2, true), None, (1, ASYNC)),
+            (write(1, true), None, (23, ASYNC)),
+            (write(1, false), Some(0), (5, 0)),
+            (write(2, false), None, (2, 0)),
+            (Op::Sync, None, (3, 0)),
+        ] {
+            assert_eq!(of(&entry(op, buffer)), (due.0, due.1 | FIXED_FILE), "{op:?} {buffer:?}");
+        }
+    }
 }
