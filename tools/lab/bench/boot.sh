@@ -1,5 +1,5 @@
 # How fast a guest starts beside QEMU's q35: Debian's cloud kernel as ELF to its init, and a guest of a few instructions.
-# lab: memory=1536 timeout=1500 silence=600 icount
+# lab: memory=1536 timeout=1500 silence=90 icount
 . /lab/host.sh
 
 mount -t debugfs debugfs /sys/kernel/debug
