@@ -179,7 +179,7 @@ pub struct ImageImportArgs {
     #[arg(long)]
     pub overwrite: bool,
     /// End as if killed when the image has come so far: for tests
-    #[arg(long, hide = true, value_name = "STAGE", value_parser = stage)]
+    #[arg(long, hide = true, value_name = "STAGE")]
     pub test_kill_at: Option<Stage>,
 }
 
@@ -206,11 +206,6 @@ pub struct ImageSizesArgs {
 
 fn size(text: &str) -> Result<u64, String> {
     parse_size(text).ok_or_else(|| "write a whole number and a unit: 512MiB or 20GiB".to_owned())
-}
-
-fn stage(text: &str) -> Result<Stage, String> {
-    let found = Stage::ALL.iter().find(|(_, name)| *name == text).map(|(stage, _)| *stage);
-    found.ok_or_else(|| format!("there are {}", Stage::ALL.map(|(_, name)| name).join(", ")))
 }
 
 fn hash(text: &str) -> Result<String, String> {

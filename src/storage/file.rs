@@ -105,8 +105,8 @@ impl Faults {
     }
 }
 
-/// Memory at an address that `O_DIRECT` takes.
-#[derive(Debug)]
+/// Memory at an address that `O_DIRECT` takes; by default none.
+#[derive(Debug, Default)]
 pub struct Buffer {
     memory: Vec<u8>,
     start: usize,

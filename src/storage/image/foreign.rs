@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
-use super::{ImageError, Progress, name_of};
+use super::{ImageError, Named, Progress, by_name, name_of};
 
 /// A format of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +49,7 @@ impl FromStr for Format {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Format, String> {
-        let found = ALL.iter().find(|(_, known)| *known == name).map(|(format, _)| *format);
-        found.ok_or_else(|| format!("there are {}", ALL.map(|(_, name)| name).join(", ")))
+        by_name(&ALL, name)
     }
 }
 
@@ -79,12 +78,12 @@ pub fn looks_like(file: &File) -> io::Result<Format> {
     Ok(found.map_or(Format::Raw, |(.., format)| format))
 }
 
-/// How many bytes a guest sees of the image at `path`, open as `held`; one whose data are in other files is refused.
-pub fn virtual_bytes(path: &Path, held: &File, format: Format) -> Result<u64, ImageError> {
+/// How many bytes a guest sees of an image; one whose data are in other files is refused.
+pub fn virtual_bytes(Named { path, file }: Named<'_>, format: Format) -> Result<u64, ImageError> {
     let mut command = Command::new("qemu-img");
     command
         .args(["info", "--output=json", "--image-opts"])
-        .arg(options(held, &format.to_string()))
+        .arg(options(file, &format.to_string()))
         .stdin(Stdio::null());
     let output = command.output().map_err(|error| absent(&error, path, format))?;
     if !output.status.success() {
@@ -92,7 +91,7 @@ pub fn virtual_bytes(path: &Path, held: &File, format: Format) -> Result<u64, Im
     }
     let unclear = || ImageError::Converter { path: path.into(), said: "it does not say how large it is".into() };
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|_| unclear())?;
-    let own = name_of(held);
+    let own = name_of(file);
     if let Some(backing) = others(&said, &own.to_string_lossy()) {
         return Err(ImageError::Backed { path: path.into(), backing });
     }
@@ -115,20 +114,20 @@ fn options(file: &File, driver: &str) -> String {
     format!("driver={driver},file.driver={kind},file.locking=off,file.filename={}", name_of(file).display())
 }
 
-/// Writes what a guest sees of the image at `path`, open as `held`, over `target`, which is zero and as long.
+/// Writes what a guest sees of `source` over `target`, which is zero and as long.
 pub fn convert(
-    path: &Path,
-    held: &File,
+    source: Named<'_>,
     format: Format,
-    target: &File,
+    target: Named<'_>,
     bytes: u64,
     progress: &mut dyn Progress,
 ) -> Result<(), ImageError> {
+    let path = source.path;
     let unread = |error: io::Error| ImageError::Converter { path: path.into(), said: error.to_string() };
     let (output, input) = io::pipe().map_err(unread)?;
     let mut command = Command::new("qemu-img");
     command.args(["convert", "-p", "-n", "--target-is-zero", "--image-opts", "--target-image-opts"]);
-    command.arg(options(held, &format.to_string())).arg(options(target, "raw")).stdin(Stdio::null());
+    command.arg(options(source.file, &format.to_string())).arg(options(target.file, "raw")).stdin(Stdio::null());
     command.stdout(input.try_clone().map_err(unread)?).stderr(input);
     let mut converter = Converter(command.spawn().map_err(|error| absent(&error, path, format))?);
     // The pipe's other end is the child's alone.
@@ -143,7 +142,7 @@ pub fn convert(
         }
         match hundredths(&line) {
             Some(hundredths) if !progress.step(bytes / 10_000 * hundredths, bytes) => {
-                return Err(ImageError::Cancelled { path: path.into() });
+                return Err(ImageError::Cancelled { path: target.path.into() });
             }
             None if !line.is_empty() => said.clone_from(&line),
             _ => {}

@@ -18,7 +18,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::foreign::{self, Format};
 use super::new::New;
-use super::{ImageError, Progress, STEP_BYTES, Stage, hold, length, next_size};
+use super::{ImageError, Named, Progress, STEP_BYTES, Stage, hold, length, next_size};
 
 nix::ioctl_write_int!(
     /// Makes a file share all its blocks with another (ioctl_ficlonerange(2)).
@@ -48,6 +48,7 @@ pub fn import(
     progress: &mut dyn Progress,
 ) -> Result<Imported, ImageError> {
     let held = hold(source, true)?;
+    let from = Named { path: source, file: &held };
     let looks = foreign::looks_like(&held).map_err(ImageError::io(source, "read"))?;
     let format = match format {
         Some(format) => format,
@@ -56,7 +57,7 @@ pub fn import(
     };
     let source_bytes = match format {
         Format::Raw => length(&held, source)?,
-        format => foreign::virtual_bytes(source, &held, format)?,
+        format => foreign::virtual_bytes(from, format)?,
     };
     if source_bytes == 0 {
         return Err(ImageError::Size { path: source.into(), bytes: 0 });
@@ -68,7 +69,7 @@ pub fn import(
         progress.reached(Stage::Begun);
         new.set_length(imported.bytes)?;
         progress.reached(Stage::Long);
-        fill(source, &held, &new.file, target, &imported, progress)?;
+        fill(from, Named { path: target, file: &new.file }, &imported, progress)?;
         progress.reached(Stage::Filled);
         new.finish(progress)?;
         return Ok(imported);
@@ -82,34 +83,31 @@ pub fn import(
         return Err(ImageError::Small { path: target.into(), has_bytes, needs_bytes: imported.bytes });
     }
     zero(&file, imported.bytes).map_err(ImageError::io(target, "written"))?;
-    fill(source, &held, &file, target, &imported, progress)?;
+    fill(from, Named { path: target, file: &file }, &imported, progress)?;
     file.sync_all().map_err(ImageError::io(target, "written"))?;
     Ok(imported)
 }
 
-/// Writes what is not zero over `file`, which is.
+/// Writes what is not zero of `source` over `target`, which is.
 fn fill(
-    source: &Path,
-    held: &File,
-    file: &File,
-    target: &Path,
+    source: Named<'_>,
+    target: Named<'_>,
     imported: &Imported,
     progress: &mut dyn Progress,
 ) -> Result<(), ImageError> {
     if imported.format != Format::Raw {
-        return match foreign::convert(source, held, imported.format, file, imported.bytes, progress) {
-            Err(ImageError::Cancelled { .. }) => Err(ImageError::Cancelled { path: target.into() }),
-            result => result,
-        };
+        return foreign::convert(source, imported.format, target, imported.bytes, progress);
     }
+    let (from, to) = (source.file, target.file);
+    let (source, target) = (source.path, target.path);
     // SAFETY: both descriptors are open; the call changes the file behind the first one only.
-    if unsafe { ficlone(file.as_raw_fd(), held.as_raw_fd() as libc::c_ulong) }.is_ok() {
+    if unsafe { ficlone(to.as_raw_fd(), from.as_raw_fd() as libc::c_ulong) }.is_ok() {
         // Sharing has made it as long as the source.
-        return file.set_len(imported.bytes).map_err(ImageError::io(target, "written"));
+        return to.set_len(imported.bytes).map_err(ImageError::io(target, "written"));
     }
-    let mut copy = Copy { from: held, to: file, by_kernel: true, buffer: Vec::new() };
+    let mut copy = Copy { from, to, by_kernel: true, buffer: Vec::new() };
     let mut at = 0;
-    while let Some((start, end)) = next_data(held, at, imported.source_bytes).map_err(ImageError::io(source, "read"))? {
+    while let Some((start, end)) = next_data(from, at, imported.source_bytes).map_err(ImageError::io(source, "read"))? {
         at = start;
         while at < end {
             let count = (end - at).min(STEP_BYTES as u64) as usize;

@@ -19,6 +19,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -211,6 +212,27 @@ impl Stage {
         (Stage::Synced, "synced"),
         (Stage::Linked, "linked"),
     ];
+}
+
+impl FromStr for Stage {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Stage, String> {
+        by_name(&Stage::ALL, name)
+    }
+}
+
+/// What has this name in `all`.
+fn by_name<T: Copy>(all: &[(T, &str)], name: &str) -> Result<T, String> {
+    let found = all.iter().find(|(_, known)| *known == name).map(|(thing, _)| *thing);
+    found.ok_or_else(|| format!("there are {}", all.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ")))
+}
+
+/// A file that is open, and what its operator calls it.
+#[derive(Debug, Clone, Copy)]
+struct Named<'a> {
+    path: &'a Path,
+    file: &'a File,
 }
 
 /// How far long work has come; it is asked after each step whether it may go on.

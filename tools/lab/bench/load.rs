@@ -103,7 +103,8 @@ fn huge_page() -> io::Result<&'static mut [u8]> {
     let nowhere = std::ptr::null::<u8>();
     // SAFETY: a new mapping wherever the kernel likes; it is filled before it is a slice, and stays to the end.
     unsafe {
-        let start = must(syscall(MMAP, nowhere, HUGE_PAGE, READ_WRITE, PRIVATE_ANONYMOUS_HUGETLB, -1, 0usize))? as *mut u8;
+        let start =
+            must(syscall(MMAP, nowhere, HUGE_PAGE, READ_WRITE, PRIVATE_ANONYMOUS_HUGETLB, -1, 0usize))? as *mut u8;
         start.write_bytes(0xa5, HUGE_PAGE);
         Ok(std::slice::from_raw_parts_mut(start, HUGE_PAGE))
     }

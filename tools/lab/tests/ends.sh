@@ -39,7 +39,7 @@ ends() {
     fi
 }
 
-# An emulated host bears only so many guests: half of them on each.
+# Half of them on each host: beside each other.
 if [ "$HOST" = a ]; then
     ends "Poweroff" 0 "powered off" 0 3000 "panic=-1 do=poweroff"
     ends "A guest that stops petting" 10 "atchdog" 5500 9000 "panic=-1 do=nothing"

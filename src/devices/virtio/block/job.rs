@@ -106,7 +106,7 @@ struct Bounced {
     done: usize,
     piece: Piece,
     /// The window of the piece under way: a request that waits needs none.
-    bounce: Option<Buffer>,
+    bounce: Buffer,
     /// The one vector of the submission under way; on the heap, where it stays.
     vector: Vec<iovec>,
 }
@@ -280,7 +280,8 @@ impl Job {
 
 impl Bounced {
     fn new(at: u64, bytes: usize, vectors: Option<Vec<iovec>>, write: bool) -> Bounced {
-        Bounced { at, bytes, vectors, write, done: 0, piece: Piece::default(), bounce: None, vector: Vec::new() }
+        let (piece, bounce) = (Piece::default(), Buffer::default());
+        Bounced { at, bytes, vectors, write, done: 0, piece, bounce, vector: Vec::new() }
     }
 
     fn op(&mut self, durable: bool, geometry: &Geometry) -> Op {
@@ -289,8 +290,7 @@ impl Bounced {
         }
         let Piece { start, window, moved, storing, .. } = self.piece;
         self.vector.clear();
-        let memory = self.bounce.as_deref_mut().unwrap_or_default();
-        self.vector.push(iovec { iov_base: memory[moved..].as_mut_ptr().cast(), iov_len: window - moved });
+        self.vector.push(iovec { iov_base: self.bounce[moved..].as_mut_ptr().cast(), iov_len: window - moved });
         op(start + moved as u64, &self.vector, storing, durable, geometry)
     }
 
@@ -300,7 +300,7 @@ impl Bounced {
         let start = at / block * block;
         let window = ((at + bytes as u64).next_multiple_of(block) - start) as usize;
         let skip = (at - start) as usize;
-        self.bounce = Some(Buffer::zeroed(window));
+        self.bounce = Buffer::zeroed(window);
         self.piece = Piece { start, window, skip, bytes, moved: 0, storing: false };
         if self.write && skip == 0 && window == bytes {
             self.fill();
@@ -310,7 +310,7 @@ impl Bounced {
     /// Puts the guest's data into the window, which is to be written.
     fn fill(&mut self) {
         let Piece { skip, bytes, .. } = self.piece;
-        let room = &mut self.bounce.as_deref_mut().unwrap_or_default()[skip..skip + bytes];
+        let room = &mut self.bounce[skip..skip + bytes];
         match &self.vectors {
             Some(vectors) => bounce::gather(room, vectors, self.done),
             None => room.fill(0),
@@ -331,8 +331,7 @@ impl Bounced {
             return false;
         }
         if let Some(vectors) = self.vectors.as_ref().filter(|_| !self.write) {
-            let memory = self.bounce.as_deref().unwrap_or_default();
-            bounce::scatter(&memory[skip..skip + bytes], vectors, self.done);
+            bounce::scatter(&self.bounce[skip..skip + bytes], vectors, self.done);
         }
         self.done += bytes;
         self.piece = Piece::default();

@@ -112,11 +112,6 @@ impl Pins {
         self.most = self.count_pinned();
     }
 
-    /// The numbers that something may be registered as.
-    pub fn numbers(&self) -> usize {
-        self.pinned.len()
-    }
-
     /// True when the memory at `address` is pinned.
     #[cfg(test)]
     pub fn pins(&self, address: usize) -> bool {

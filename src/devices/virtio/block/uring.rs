@@ -51,9 +51,7 @@ pub struct Uring {
 impl Drop for Uring {
     /// The kernel closes a ring when it gets round to it; guest memory is let go now. Nothing is with the kernel.
     fn drop(&mut self) {
-        for number in 0..self.pins.numbers() as u16 {
-            let _ = self.register(number, NO_MEMORY);
-        }
+        let _ = self.register(0, &[NO_MEMORY; MOST_PINNED]);
     }
 }
 
@@ -155,7 +153,7 @@ impl Uring {
         };
         // Empty first: the host need not allow both at once.
         let memory = iovec { iov_base: std::ptr::with_exposed_provenance_mut(window.start), iov_len: window.len() };
-        let registered = self.register(number, NO_MEMORY).and_then(|()| self.register(number, memory));
+        let registered = self.register(number, &[NO_MEMORY]).and_then(|()| self.register(number, &[memory]));
         if let Err(error) = registered {
             log::info!("This host keeps no more guest memory pinned for a disk: {error}");
             self.pins.refused(number);
@@ -164,9 +162,10 @@ impl Uring {
         Some(number)
     }
 
-    fn register(&self, number: u16, memory: iovec) -> io::Result<()> {
+    /// From `number` on.
+    fn register(&self, number: u16, memory: &[iovec]) -> io::Result<()> {
         // SAFETY: it is guest RAM, which all go at by volatile accesses, or nothing; its pages stay when it is unmapped.
-        unsafe { self.ring.submitter().register_buffers_update(number.into(), &[memory], None) }
+        unsafe { self.ring.submitter().register_buffers_update(number.into(), memory, None) }
     }
 
     /// True when the memory at `address` is pinned.
